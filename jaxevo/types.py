@@ -1,0 +1,479 @@
+"""The nouns of jaxevo, and what a recipe author may rely on.
+
+A round of self-improvement (`jaxevo.step` shows it on one screen):
+
+    experience = recipe.collect(lab, state, memory)          host, ordinary Python
+    for objective in recipe.objectives that got rows:        no rows, no step
+        batch     = tabulate(rows)                           [N, A] arrays, whole global batch
+        advantage = objective.advantage(batch)               once, on the whole global batch
+        for minibatch in minibatches(batch, objective):      one jitted, donated function:
+            frozen views; current forward; credit; terms -> (numerator, denominator); update
+    parameter sets follow each other;  memory = recipe.grow(memory, experience)
+
+Promises:
+  * Masks come from sources, never from token values. Slots that the policy did not sample have
+    mask 0, and whatever stands there changes neither value nor gradient.
+  * `[N, A]` arrays are left-aligned answer slots: slot t speaks about answer token t given all that
+    stands before it. The shift happens once, in the scorer.
+  * Advantages see the whole batch; credit runs after the frozen forward passes; nothing below them
+    computes a statistic over rows, so micro-batches and devices cannot change a result.
+  * A term returns per-token values and the mask it speaks on; `reduce` turns them into one
+    (numerator, denominator) pair, summed over devices and micro-batches and divided once.
+  * Parameter sets are named and never alias. Rows, segments and memory are immutable values.
+  * Options are bound with `bind`, so that equal recipes are equal values: rebuilding one does not
+    recompile, and its `repr` is its full configuration.
+
+Dimension letters, as suffixes of arrays of known rank: P prompts, G samples per prompt, N rows,
+A answer slots, B and S packed rows and slots, L tree nodes per packed row, M flattened answer
+slots, V vocabulary, K kept top tokens, D width, C cache slots, H heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+Params: TypeAlias = Any  # nested dict of arrays
+Source = Literal["prompt", "policy", "tool", "injected", "forced"]
+VerdictStatus = Literal["pass", "fail", "error"]
+
+
+# ---------------------------------------------------------------------------- bound functions
+@dataclasses.dataclass(frozen=True, repr=False)
+class Bound:
+    """A module-level function with frozen keyword options; made by `bind`, compared by value."""
+
+    fn: Callable[..., Any]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **dict(self.options), **kwargs)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.options)
+        return f"{self.fn.__name__}({inside})"
+
+
+def bind(fn: Callable[..., Any], **options: Any) -> Bound:
+    """Freezes keyword options of a module-level function.
+
+    Args:
+      fn: a named function importable from its module (no lambda, no closure).
+      **options: hashable values only: numbers, strings, tuples, frozen dataclasses, other `Bound`s.
+
+    Returns:
+      A callable that compares and hashes by function and options, and prints itself.
+
+    Raises:
+      TypeError: for lambdas, closures, arrays, unhashable values, or an option `fn` does not have.
+
+    >>> bind(max, key=abs) == bind(max, key=abs)
+    True
+    """
+    if isinstance(fn, Bound):
+        return bind(fn.fn, **{**dict(fn.options), **options})
+    qualified = getattr(fn, "__qualname__", "")
+    if not qualified or "<lambda>" in qualified or "<locals>" in qualified:
+        raise TypeError(
+            f"bind needs a named module-level function, got {fn!r}. Move it to module level."
+        )
+    for name, value in options.items():
+        if isinstance(value, (jax.Array, np.ndarray)):
+            raise TypeError(
+                f"option {name}= of {fn.__name__} is an array of shape {value.shape}. "
+                "Options are plain values; put arrays into memory or into rows."
+            )
+        if callable(value) and "<lambda>" in getattr(value, "__qualname__", ""):
+            raise TypeError(f"option {name}= of {fn.__name__} is a lambda; use a named function.")
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"option {name}={value!r} of {fn.__name__} is not hashable. "
+                "Use a tuple or a frozen dataclass."
+            ) from None
+    _refuse_unknown_options(fn, options)
+    return Bound(fn, tuple(sorted(options.items())))
+
+
+def _refuse_unknown_options(fn: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(fn).parameters
+    except ValueError:  # a builtin without a signature
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        raise TypeError(f"{fn.__name__} has no option {unknown[0]!r}; it has {list(parameters)}.")
+
+
+# ---------------------------------------------------------------------------- problems and rows
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One chat turn; role is `system`, `user`, `assistant` or `tool`."""
+
+    role: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One problem. `info` holds JSON values only."""
+
+    uid: str
+    messages: tuple[Message, ...]
+    answer: str
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one answer: status, score in [0, 1], and why in words."""
+
+    status: VerdictStatus
+    score: float
+    feedback: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSource:
+    """Where problems come from: random access by one integer, so that a position is one integer.
+
+    `verifiers` map a name to `verify(task, text) -> Verdict`; the first one gives the reward.
+    """
+
+    name: str
+    train: Callable[[int], Task]
+    held_out: Callable[[int], Task]
+    held_out_size: int
+    verifiers: Mapping[str, Callable[[Task, str], Verdict]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A stretch of tokens from one source.
+
+    `logp` [n] float32: log-prob under the policy that sampled it at the sampling temperature
+    before truncation; None where nothing sampled it or an edit made it stale (the trainer then
+    recomputes it, and importance correction is refused). `log_kept` [n]: log of the probability
+    mass that top-k / top-p / min-p kept, None when nothing was cut. `entropy` [n] in nats.
+    """
+
+    ids: np.ndarray
+    source: Source
+    logp: np.ndarray | None = None
+    log_kept: np.ndarray | None = None
+    entropy: np.ndarray | None = None
+    weights_version: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One conversation as sampled: segments in order, and what became of it.
+
+    The answer of a row begins at its first non-prompt segment. `group` names the rows that are
+    compared with each other, `episode` and `turn` place it in a game or a multi-turn world,
+    `parent` is the uid of the row it continues. `rewards` are parts that are summed.
+    """
+
+    uid: int
+    task: Task
+    group: int
+    segments: tuple[Segment, ...]
+    episode: int = 0
+    turn: int = 0
+    role: str = "policy"
+    parent: int | None = None
+    temperature: float = 1.0
+    rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    feedback: str = ""
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def reward(self) -> float:
+        return float(sum(self.rewards.values()))
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        return _ids(leading_prompt(self.segments))
+
+    @property
+    def answer(self) -> tuple[Segment, ...]:
+        return self.segments[len(leading_prompt(self.segments)) :]
+
+    @property
+    def answer_ids(self) -> np.ndarray:
+        return _ids(self.answer)
+
+    @property
+    def sampled_tokens(self) -> int:
+        return sum(len(s.ids) for s in self.segments if s.source == "policy")
+
+
+def leading_prompt(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """The leading prompt segments of a conversation."""
+    count = 0
+    while count < len(segments) and segments[count].source == "prompt":
+        count += 1
+    return tuple(segments[:count])
+
+
+def _ids(segments: Sequence[Segment]) -> np.ndarray:
+    parts = [np.asarray(s.ids, np.int32) for s in segments]
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+
+# ---------------------------------------------------------------------------- device arrays
+def register(cls: type) -> type:
+    """Makes a dataclass a JAX pytree; fields marked `metadata={"static": True}` are not traced."""
+    fields = dataclasses.fields(cls)
+    static = [f.name for f in fields if f.metadata.get("static")]
+    data = [f.name for f in fields if f.name not in static]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """What one forward pass says about one stream of actions. Fields not read are None.
+
+    logp_NA: log-prob of each action at the sampling temperature, float32. mask_NA: bool.
+    entropy_NA: nats. hidden_NAD and head_DV: final hidden states and the unembedding that reads
+    them, for losses over the whole vocabulary. values_NA: a value head's output.
+    """
+
+    logp_NA: Array | None
+    mask_NA: Array
+    entropy_NA: Array | None = None
+    hidden_NAD: Array | None = None
+    head_DV: Array | None = None
+    values_NA: Array | None = None
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The recorded actions of one stream: ids, mask, and what the sampler said of them.
+
+    behaviour_NA: log-prob of the policy that really sampled (kept mass subtracted); valid where
+    `known_N`. log_kept_NA: log of the kept mass, 0 when nothing was cut.
+    """
+
+    ids_NA: Array
+    mask_NA: Array
+    behaviour_NA: Array
+    log_kept_NA: Array
+    known_N: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Token trees laid out for a model: `[B, S]` slots with shared prefixes.
+
+    node_BS: the tree node of each slot, 0 for padding. ancestor_BLL[b, i, j]: node j is node i or
+    one of its ancestors. A slot sees slots of its ancestor nodes at positions up to its own.
+    index_NA: flat slot (b * S + s) whose hidden state predicts answer slot (n, t).
+    """
+
+    ids_BS: Array
+    positions_BS: Array
+    node_BS: Array
+    ancestor_BLL: Array
+    index_NA: Array
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows as arrays. Row scalars are [N]; padding rows have `real_N` False and empty masks.
+
+    reward_N: sum of the reward parts; parts: each part [N]. group_N, episode_N: dense integers.
+    role_N: index into the sorted role names. present: view name -> [N] bool, rows that have that
+    view's context. layouts: view name -> Packed ("own" is the row as sampled); empty on the whole
+    batch, filled per micro-batch. old: stream name -> [N, A] log-probs at the start of the phase,
+    None when every update is the first one. advantage_N: filled after `objective.advantage`.
+    """
+
+    answers: Mapping[str, Answers]
+    reward_N: Array
+    parts: Mapping[str, Array]
+    group_N: Array
+    episode_N: Array
+    turn_N: Array
+    role_N: Array
+    real_N: Array
+    temperature: Array
+    present: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[str, Packed] = dataclasses.field(default_factory=dict)
+    old: Mapping[str, Array] | None = None
+    advantage_N: Array | None = None
+
+
+# ---------------------------------------------------------------------------- recipes
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The same answers scored under another context and/or another parameter set.
+
+    context: `(row, siblings, tokenizer) -> prompt ids or None`; None (the option) keeps the row's
+    own prompt. A row whose context is None is not scored: `batch.present[name]` is False there.
+    params: a parameter set's name. read: what to compute, of `logp`, `entropy`, `hidden`.
+    """
+
+    name: str
+    params: str = "policy"
+    context: Bound | None = None
+    read: tuple[str, ...] = ("logp",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One part of a loss: `fn(now, frozen, credit, batch) -> (value_NA, mask_NA)`.
+
+    now: stream name -> Stream of the current forward (differentiable). frozen: view name -> the
+    same, gradients stopped; always has `old`. reduce: (value_NA, mask_NA) -> (num, den);
+    None takes the objective's.
+    """
+
+    name: str
+    fn: Bound
+    weight: float = 1.0
+    reduce: Bound | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Minibatch:
+    """How a batch is cut into updates: `count` minibatches of whole rows, groups or episodes."""
+
+    by: Literal["rows", "groups", "episodes"] = "groups"
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How one parameter set learns from the rows that `collect` files under `name`.
+
+    advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {name: [N, A]}`, stop-gradient.
+    optimizer: `() -> optax.GradientTransformation`.
+    """
+
+    name: str
+    advantage: Bound
+    credit: Bound
+    terms: tuple[Term, ...]
+    reduce: Bound
+    optimizer: Bound
+    trains: str = "policy"
+    read: tuple[str, ...] = ("logp", "entropy")
+    views: tuple[View, ...] = ()
+    epochs: int = 1
+    minibatch: Minibatch = Minibatch()
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates per round."""
+        return self.epochs * self.minibatch.count
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSet:
+    """A named set of weights; all start as copies of the loaded model.
+
+    follows/rule/every: after each `every`-th round with a finite update the set becomes
+    `rule(own, leader)`. Without `follows` it is trained by an objective, or stays frozen.
+    """
+
+    name: str
+    follows: str | None = None
+    rule: Bound | None = None
+    every: int = 1
+
+
+def keep_memory(memory: Any, experience: Any) -> Any:
+    """The `grow` of a recipe without memory."""
+    del experience
+    return memory
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMemory:
+    """The memory of a recipe that remembers nothing between rounds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A method: who samples what, who learns from it, and what is remembered.
+
+    collect: `(lab, state, memory) -> {objective name: rows}`. grow: `(memory, experience) ->
+    memory`. memory: `() -> frozen dataclass of numpy arrays and JSON values`, the initial one.
+    """
+
+    name: str
+    collect: Bound
+    objectives: tuple[Objective, ...]
+    params: tuple[ParamSet, ...] = (ParamSet("policy"),)
+    grow: Bound = Bound(keep_memory)
+    memory: Bound = Bound(NoMemory)
+
+    def __post_init__(self) -> None:
+        names = [p.name for p in self.params]
+        if len(set(names)) != len(names):
+            raise ValueError(f"recipe {self.name}: parameter sets must differ, got {names}.")
+        for objective in self.objectives:
+            for wanted in (objective.trains, *(v.params for v in objective.views)):
+                if wanted not in names:
+                    raise ValueError(
+                        f"recipe {self.name}: objective {objective.name} needs parameter set "
+                        f"{wanted!r}, but the recipe has {names}. Add ParamSet({wanted!r})."
+                    )
+        for follower in self.params:
+            if follower.follows is not None and follower.follows not in names:
+                raise ValueError(
+                    f"recipe {self.name}: {follower.name} follows {follower.follows!r}, "
+                    f"but the recipe has {names}."
+                )
+            if (follower.follows is None) != (follower.rule is None):
+                raise ValueError(
+                    f"recipe {self.name}: {follower.name} needs follows= and rule=, or neither."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that learns: named weights, optimizer states by objective, and host counters.
+
+    counters: round (rounds done), position (problems drawn), updates and skipped (optimizer
+    updates done, and those refused for a non-finite loss or gradient), skipped_in_a_row.
+    """
+
+    params: Mapping[str, Params]
+    optimizer: Mapping[str, Any]
+    counters: Mapping[str, int]
+
+    def replace(self, **changes: Any) -> TrainState:
+        return dataclasses.replace(self, **changes)
+
+
+UID_BITS = {"round": 20, "wave": 10, "prompt": 18, "sample": 14}  # 62: a uid is an int64
+
+
+def row_uid(round_index: int, wave: int, prompt: int, sample: int) -> int:
+    """A row's name, unique in a run, from where it stands: the seed of all its randomness.
+
+    Raises:
+      ValueError: when a part does not fit its bits.
+    """
+    uid = 0
+    values = (round_index, wave, prompt, sample)
+    for (name, bits), value in zip(UID_BITS.items(), values, strict=True):
+        if not 0 <= value < 2**bits:
+            raise ValueError(f"{name} index {value} does not fit into {bits} bits.")
+        uid = (uid << bits) | value
+    return uid
