@@ -338,8 +338,8 @@ class Term:
     """One part of a loss: `fn(now, frozen, credit, batch) -> (value_NA, mask_NA)`.
 
     now: stream name -> Stream of the current forward (differentiable). frozen: view name -> the
-    same, gradients stopped; always has `old`. reduce: (value_NA, mask_NA) -> (num, den);
-    None takes the objective's.
+    same, gradients stopped; always has `old`. reduce: `(value_NA, mask_NA, rows_N=real_N) ->
+    (numerator, denominator)`; None takes the objective's.
     """
 
     name: str

@@ -5,3 +5,8 @@ if __name__ != "jaxevo.kernels":
         f"this package was imported as {__name__!r}; import it as `jaxevo.kernels` "
         "(is the repository root on sys.path before the installed package?)."
     )
+
+from jaxevo.kernels.fused_logprob import LogProbs, fused_logprob
+from jaxevo.kernels.token_kl import token_kl
+
+__all__ = ["LogProbs", "fused_logprob", "token_kl"]

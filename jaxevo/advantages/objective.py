@@ -1,0 +1,41 @@
+"""The advantages of this package as `Objective.advantage`: `(batch) -> [N]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.advantages.group import group_relative, leave_one_out
+from jaxevo.types import Batch
+
+
+def group_advantage(
+    batch: Batch,
+    *,
+    scale: Literal["std", "none", "batch"] = "std",
+    ddof: int = 1,
+    epsilon: float = 1e-6,
+    singleton: Literal["reward", "zero"] = "reward",
+) -> jax.Array:
+    """`group_relative` of the summed rewards."""
+    return group_relative(
+        batch.reward_N,
+        batch.group_N,
+        scale=scale,
+        ddof=ddof,
+        epsilon=epsilon,
+        singleton=singleton,
+        real_N=batch.real_N,
+    )
+
+
+def leave_one_out_advantage(batch: Batch) -> jax.Array:
+    """`leave_one_out` of the summed rewards."""
+    return leave_one_out(batch.reward_N, batch.group_N, real_N=batch.real_N)
+
+
+def zero_advantage(batch: Batch) -> jax.Array:
+    """0 for every row: for objectives whose terms read no advantage."""
+    return jnp.zeros(batch.reward_N.shape, jnp.float32)

@@ -1,0 +1,1 @@
+"""The host half of a round: instruments, ready-made waves, packing."""

@@ -1,0 +1,200 @@
+"""The lab: the instruments with which a recipe's `collect` gathers experience.
+
+`collect` is ordinary host Python. Everything random in it hangs on the run's key and on where a
+row stands (round, wave, prompt, sample), so that the same round gives the same rows after a
+resume, in another batch or on more hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxevo.types import Array, Row, Segment, Source, Task, TaskSource, row_uid
+
+
+class SamplesLike(Protocol):
+    """What a sampler returns: arrays [N, R] and [N]."""
+
+    ids_NR: Any
+    logp_NR: Any
+    entropy_NR: Any
+    log_kept_NR: Any
+    length_N: Any
+    finish_N: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Run-wide sizes of a round: P prompts, G samples each, up to `new_tokens` tokens.
+
+    sampling: how tokens are drawn (a `sampling.Sampling`). control: `none`, or `random` for rewards
+    drawn by coin (the arm that shows what is skill and what is form).
+    """
+
+    prompts: int
+    samples: int
+    new_tokens: int
+    sampling: Any
+    template: str = "chatml"
+    control: str = "none"
+
+
+class Lab:
+    """One round's instruments. Made anew each round by the run loop.
+
+    Attributes:
+      config: the run's sizes. position: the next problem's index, written back by the run loop.
+      sampled: every row sampled in this round by uid, in its latest form, trained or not.
+      seconds: wall-clock spent sampling and verifying.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: RolloutConfig,
+        source: TaskSource,
+        tokenizer: Any,
+        sample_fn: Callable[..., SamplesLike],
+        keys_fn: Callable[[Sequence[int]], Array],
+        finish_names: Sequence[str],
+        publish: Callable[[str], Any],
+        round_index: int,
+        position: int,
+        seed: int,
+        weights_version: int = 0,
+        coin: Callable[[int, int], float] | None = None,
+    ):
+        self.config, self.source, self.tokenizer = config, source, tokenizer
+        self.round_index, self.position, self.seed = round_index, position, seed
+        self.sampled: dict[int, Row] = {}
+        self.seconds = {"sample": 0.0, "verify": 0.0}
+        self._sample_fn, self._keys_fn, self._finish_names = sample_fn, keys_fn, finish_names
+        self._publish, self._weights_version, self._coin = publish, weights_version, coin
+        self._wave = 0
+
+    def tasks(self, count: int | None = None) -> list[Task]:
+        """The next `count` problems (default: the run's P) of the task source."""
+        count = self.config.prompts if count is None else count
+        start, self.position = self.position, self.position + count
+        return [self.source.train(index) for index in range(start, start + count)]
+
+    def generator(self, name: str) -> np.random.Generator:
+        """A numpy generator for host-side choices, the same whenever this round is run."""
+        words = [self.seed, self.round_index, *name.encode()]
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+    def sample(
+        self,
+        tasks: Sequence[Task],
+        *,
+        samples: int | None = None,
+        params: str = "policy",
+        role: str = "policy",
+    ) -> list[Row]:
+        """Samples every task's prompt `samples` times (default: the run's G); rows in order."""
+        samples = self.config.samples if samples is None else samples
+        prompts = [
+            np.array(self.tokenizer.render(t.messages, template=self.config.template), np.int32)
+            for t in tasks
+        ]
+        wave, self._wave = self._wave, self._wave + 1
+        rows = []
+        for p, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
+            for g in range(samples):
+                uid = row_uid(self.round_index, wave, p, g)
+                group = row_uid(self.round_index, wave, p, 0)
+                segment = Segment(ids=ids, source="prompt")
+                temperature = self.config.sampling.temperature
+                rows.append(Row(uid, task, group, (segment,), role=role, temperature=temperature))
+        return self._continue(rows, prompts, samples, params)
+
+    def extend(
+        self,
+        rows: Sequence[Row],
+        injected: Sequence[tuple[Source, Sequence[int]]],
+        *,
+        params: str = "policy",
+    ) -> list[Row]:
+        """Adds tokens of another source to each row, then lets the policy go on in the same turn.
+
+        Args:
+          rows: rows as sampled before.
+          injected: per row the source and ids of what comes in between; no ids adds nothing.
+          params: the parameter set that continues.
+        """
+        longer = []
+        for row, (source, ids) in zip(rows, injected, strict=True):
+            new = (Segment(np.asarray(ids, np.int32), source),) if len(ids) else ()
+            longer.append(dataclasses.replace(row, segments=row.segments + new))
+        prompts = [np.concatenate([s.ids for s in row.segments]) for row in longer]
+        return self._continue(longer, prompts, 1, params)
+
+    def _continue(
+        self, rows: Sequence[Row], prompts: Sequence[np.ndarray], samples: int, params: str
+    ) -> list[Row]:
+        with self._timed("sample"):
+            out = self._sample_fn(
+                self._publish(params),
+                prompts,
+                self._keys_fn([row.uid for row in rows]),
+                samples=samples,
+                new_tokens=self.config.new_tokens,
+                sampling=self.config.sampling,
+            )
+        grown = [self._grow_row(row, out, n) for n, row in enumerate(rows)]
+        self.sampled |= {row.uid: row for row in grown}
+        return grown
+
+    def _grow_row(self, row: Row, out: SamplesLike, n: int) -> Row:
+        length = int(out.length_N[n])
+        cut = self.config.sampling.truncates
+        segment = Segment(
+            ids=np.asarray(out.ids_NR[n, :length]),
+            source="policy",
+            logp=np.asarray(out.logp_NR[n, :length]),
+            log_kept=np.asarray(out.log_kept_NR[n, :length]) if cut else None,
+            entropy=np.asarray(out.entropy_NR[n, :length]),
+            weights_version=self._weights_version,
+        )
+        finish = self._finish_names[int(out.finish_N[n])]
+        return dataclasses.replace(
+            row, segments=(*row.segments, segment), info={**row.info, "finish": finish}
+        )
+
+    def verify(self, rows: Sequence[Row]) -> list[Row]:
+        """Scores each row's answer text with every verifier of the task source.
+
+        The first verifier gives the reward (part `correct`) and the feedback text; all verdicts
+        stand in `row.info["verdicts"]`. Under the control arm the reward is a coin's instead.
+        """
+        with self._timed("verify"):
+            judged = [self._judge(row) for row in rows]
+        self.sampled |= {row.uid: row for row in judged}
+        return judged
+
+    def _judge(self, row: Row) -> Row:
+        text = self.answer_text(row)
+        verdicts = {n: verify(row.task, text) for n, verify in self.source.verifiers.items()}
+        first = next(iter(verdicts.values()))
+        coin = self._coin
+        rewards = {"correct": first.score} if coin is None else {"coin": coin(self.seed, row.uid)}
+        scores = {name: v.score for name, v in verdicts.items()}
+        info = {**row.info, "verdicts": scores, "status": first.status}
+        return dataclasses.replace(row, rewards=rewards, feedback=first.feedback, info=info)
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - start
+
+    def answer_text(self, row: Row) -> str:
+        """What a verifier reads: the policy's own tokens of the answer, special tokens left out."""
+        ids = [int(i) for s in row.answer if s.source == "policy" for i in s.ids]
+        return self.tokenizer.text(ids)

@@ -1,0 +1,142 @@
+"""Which token gets which credit: `Objective.credit` is `(batch, now, frozen) -> {name: [N, A]}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxevo.losses.entropy_band import entropy_quantile_mask
+from jaxevo.losses.policy import importance_weight
+from jaxevo.losses.reduce import masked
+from jaxevo.types import Batch, Stream
+
+Correction = Literal["none", "token", "sequence"]
+Truncation = Literal["correct", "refuse", "ignore"]
+
+
+def broadcast(
+    batch: Batch,
+    now: Mapping[str, Stream],
+    frozen: Mapping[str, Mapping[str, Stream]],
+    *,
+    correction: Correction = "none",
+    cap: float = 2.0,
+    truncation: Truncation = "correct",
+    keep_entropy_quantile: float | None = None,
+    stream: str = "text",
+) -> dict[str, jax.Array]:
+    """Every token gets its row's advantage, and a weight for having been sampled by another policy.
+
+    The sampler differs from the old policy in its numerics (`correction`) and in what it cut
+    (`truncation`): top-k, top-p and min-p sample from π/kept, so that a token's weight has a
+    factor `kept` <= 1.
+
+    | correction | truncation | weight |
+    |---|---|---|
+    | none | correct | kept |
+    | none | ignore, refuse | (absent: 1) |
+    | token, sequence | correct, refuse | `importance_weight(ℓ_old, ℓ_behaviour)` |
+    | token, sequence | ignore | `importance_weight(ℓ_old, ℓ_behaviour + log kept)` |
+
+    Rows whose sampler log-probs are unknown get weight 1. Whether that is right, and whether
+    "refuse" is kept, only the host can tell: `refuse_uncorrectable`.
+
+    Args:
+      batch: with `advantage_N` filled.
+      now: current forward; only the mask and, for the entropy band, the entropy are read.
+      frozen: frozen views; `old` is read for a correction.
+      correction: none, or truncated importance weights per token or per row.
+      cap: the largest weight; only "token" and "sequence" read it.
+      truncation: what to do about tokens that the sampler cut.
+      keep_entropy_quantile: share ρ of tokens with the highest entropy that learn; None is all.
+      stream: the stream of actions that gets the credit.
+
+    Returns:
+      "advantage" [N, A] float32; "weight" [N, A] float32 as in the table; "keep" [N, A] bool with
+      `keep_entropy_quantile`. None has a gradient; masked slots have advantage 0 and weight 1.
+
+    Raises:
+      ValueError: for an unknown option, or when the entropy was not computed.
+    """
+    _check_options(correction, truncation)
+    if batch.advantage_N is None:
+        raise ValueError("batch.advantage_N is None; fill it with objective.advantage first.")
+    mask_NA = jnp.asarray(now[stream].mask_NA, bool)
+    advantage_NA = jnp.broadcast_to(jnp.asarray(batch.advantage_N)[:, None], mask_NA.shape)
+    credit = {"advantage": jax.lax.stop_gradient(masked(advantage_NA, mask_NA))}
+
+    answers = batch.answers[stream]
+    known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
+    if correction != "none":
+        old_NA = frozen["old"][stream].logp_NA
+        if old_NA is None:
+            raise ValueError(f"correction={correction!r} needs the old log-probs of {stream!r}.")
+        behaviour_NA = jnp.asarray(answers.behaviour_NA)
+        if truncation == "ignore":
+            behaviour_NA = behaviour_NA + answers.log_kept_NA
+        credit["weight"] = importance_weight(
+            old_NA, behaviour_NA, known_NA, level=correction, cap=cap
+        )
+    elif truncation == "correct":
+        credit["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
+
+    if keep_entropy_quantile is not None:
+        entropy_NA = now[stream].entropy_NA
+        if entropy_NA is None:
+            raise ValueError('keep_entropy_quantile needs "entropy" in the objective\'s `read`.')
+        credit["keep"] = entropy_quantile_mask(entropy_NA, mask_NA, keep=keep_entropy_quantile)
+    return credit
+
+
+def refuse_uncorrectable(
+    batch: Batch,
+    *,
+    correction: Correction = "none",
+    truncation: Truncation = "correct",
+    stream: str = "text",
+) -> None:
+    """Host-side check, before jit, that `broadcast` can weigh every token as its options ask.
+
+    Args:
+      batch: numpy arrays; the whole batch.
+      correction: as in `broadcast`.
+      truncation: as in `broadcast`.
+      stream: as in `broadcast`.
+
+    Raises:
+      ValueError: when a correction is asked for but rows have no sampler log-probs, or when the
+        sampler cut tokens and this is refused, or is to be corrected on rows without log-probs.
+    """
+    _check_options(correction, truncation)
+    answers = batch.answers[stream]
+    mask_NA = np.asarray(answers.mask_NA, bool) & np.asarray(batch.real_N, bool)[:, None]
+    sampled_N = mask_NA.any(axis=1)
+    cut_N = (mask_NA & (np.asarray(answers.log_kept_NA) != 0)).any(axis=1)
+    unknown_N = sampled_N & ~np.asarray(answers.known_N, bool)
+    if truncation == "refuse" and cut_N.any():
+        raise ValueError(
+            f"{cut_N.sum()} of {sampled_N.sum()} rows were sampled with top-k, top-p or min-p, but "
+            'truncation="refuse" allows none. Sample without, or use "correct" or "ignore".'
+        )
+    if correction != "none" and unknown_N.any():
+        raise ValueError(
+            f"{unknown_N.sum()} of {sampled_N.sum()} rows have no sampler log-probs, which "
+            f'correction={correction!r} needs. Use correction="none", or rows that were not edited.'
+        )
+    if truncation == "correct" and (unknown_N & cut_N).any():
+        raise ValueError(
+            f"{(unknown_N & cut_N).sum()} of {sampled_N.sum()} rows were sampled with top-k, top-p "
+            "or min-p and then edited, so that their truncation cannot be corrected. Sample "
+            'without, or use truncation="ignore".'
+        )
+
+
+def _check_options(correction: str, truncation: str) -> None:
+    if correction not in ("none", "token", "sequence"):
+        raise ValueError(f'correction must be "none", "token" or "sequence", got {correction!r}.')
+    if truncation not in ("correct", "refuse", "ignore"):
+        raise ValueError(f'truncation must be "correct", "refuse" or "ignore", got {truncation!r}.')

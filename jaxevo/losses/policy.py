@@ -1,0 +1,122 @@
+"""Policy-gradient losses per token, and importance weights between sampler and trainer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxevo.losses.reduce import masked
+from jaxevo.types import Array
+
+LOG_RATIO_LIMIT = 20.0  # e^20 stays far from overflow, and no honest ratio comes near it
+
+
+def clipped_surrogate(
+    logp_NA: Array,
+    old_NA: Array,
+    advantage_NA: Array,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    mask_NA: Array | None = None,
+) -> jax.Array:
+    """Clipped policy-gradient loss of each token (minimise).
+
+    r = exp(clip(ℓ − ℓ_old, ±20));  loss = max(−A·r, −A·clip(r, 1−ε_lo, 1+ε_hi));
+    with a dual clip c, where A < 0:  loss = min(loss, −A·c).
+
+    Args:
+      logp_NA: ℓ, log-prob under the policy that is trained; differentiable.
+      old_NA: ℓ_old, log-prob at the start of the phase; no gradient.
+      advantage_NA: A; no gradient.
+      clip_low: ε_lo, how far the ratio may fall below 1.
+      clip_high: ε_hi, how far it may rise above 1; 0.28 is DAPO's clip-higher.
+      dual_clip: c > 1, an upper bound on the ratio of tokens with A < 0; None leaves it open.
+      mask_NA: tokens outside it give loss 0 and gradient 0, whatever stands there.
+
+    Returns:
+      loss [N, A], float32.
+
+    Raises:
+      ValueError: for a dual clip of 1 or less, which would clip unchanged policies.
+
+    References:
+      Schulman et al., PPO, arXiv 1707.06347, eq. 7. Ye et al. (dual clip), arXiv 1912.09729.
+      Yu et al., DAPO, arXiv 2503.14476.
+    """
+    chex.assert_equal_shape([logp_NA, old_NA, advantage_NA])
+    if dual_clip is not None and dual_clip <= 1:
+        raise ValueError(f"dual_clip={dual_clip} must be above 1; None switches it off.")
+    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
+    old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
+    ratio_NA = jnp.exp(_limited(masked(logp_NA, mask_NA) - old_NA))
+    clipped_NA = jnp.clip(ratio_NA, 1 - clip_low, 1 + clip_high)
+    loss_NA = jnp.maximum(-advantage_NA * ratio_NA, -advantage_NA * clipped_NA)
+    if dual_clip is not None:
+        bounded_NA = jnp.minimum(loss_NA, -advantage_NA * dual_clip)
+        loss_NA = jnp.where(advantage_NA < 0, bounded_NA, loss_NA)
+    return masked(loss_NA, mask_NA)
+
+
+def reinforce(logp_NA: Array, advantage_NA: Array, *, mask_NA: Array | None = None) -> jax.Array:
+    """−A·ℓ per token, float32; gradient flows through ℓ only. Masked tokens give 0."""
+    chex.assert_equal_shape([logp_NA, advantage_NA])
+    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
+    return masked(-advantage_NA * masked(logp_NA, mask_NA), mask_NA)
+
+
+def importance_weight(
+    old_NA: Array,
+    behaviour_NA: Array,
+    mask_NA: Array,
+    *,
+    level: Literal["token", "sequence"] = "token",
+    cap: float = 2.0,
+    floor: float | None = None,
+    outside: Literal["truncate", "mask"] = "truncate",
+) -> jax.Array:
+    """How much more likely the trainer's policy was to sample a token than the sampler was.
+
+    token:     w = exp(clip(ℓ_old − ℓ_behaviour, ±20))
+    sequence:  w = exp(clip(Σₜ m·(ℓ_old − ℓ_behaviour), ±20)), the same for all tokens of a row
+    truncate:  min(max(w, floor), cap)  (TIS);   mask: w inside [floor, cap], else 0  (MIS)
+
+    Args:
+      old_NA: log-prob under the trainer's numerics and the weights that sampled.
+      behaviour_NA: log-prob of the policy that really sampled.
+      mask_NA: tokens that were sampled; all others get weight 1.
+      level: one weight per token, or one per row.
+      cap: C > 0, the largest weight.
+      floor: the smallest weight; None is 0.
+      outside: what happens to weights outside [floor, cap].
+
+    Returns:
+      w [N, A], float32, without gradient.
+
+    Raises:
+      ValueError: for an unknown `level` or `outside`.
+    """
+    chex.assert_equal_shape([old_NA, behaviour_NA, mask_NA])
+    difference_NA = masked(old_NA, mask_NA) - masked(behaviour_NA, mask_NA)
+    if level == "sequence":
+        total_N1 = difference_NA.sum(axis=1, keepdims=True)
+        difference_NA = jnp.broadcast_to(total_N1, difference_NA.shape)
+    elif level != "token":
+        raise ValueError(f'level must be "token" or "sequence", got {level!r}.')
+    weight_NA = jnp.exp(_limited(difference_NA))
+    least = 0.0 if floor is None else floor
+    if outside == "truncate":
+        weight_NA = jnp.clip(weight_NA, least, cap)
+    elif outside == "mask":
+        weight_NA = jnp.where((least <= weight_NA) & (weight_NA <= cap), weight_NA, 0.0)
+    else:
+        raise ValueError(f'outside must be "truncate" or "mask", got {outside!r}.')
+    return jax.lax.stop_gradient(masked(weight_NA, mask_NA, fill=1.0))
+
+
+def _limited(log_ratio_NA: jax.Array) -> jax.Array:
+    return jnp.clip(log_ratio_NA, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)

@@ -1,0 +1,1 @@
+"""Decoder families, weights, tokenizers, and the scorer."""

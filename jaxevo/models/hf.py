@@ -1,0 +1,294 @@
+"""Hugging Face directories: config.json and safetensors into parameters, and back.
+
+The tensor names and transpositions stand in `jaxevo.models.table`; here they are only followed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxevo.models.table import (
+    FAMILIES,
+    DecoderConfig,
+    Family,
+    RopeScaling,
+    Weight,
+    map_table,
+    tensor_names,
+)
+from jaxevo.models.tokenizer import HFTokenizer, Tokenizer
+from jaxevo.types import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to sample and to train."""
+
+    name: str
+    config: DecoderConfig
+    params: Params
+    tokenizer: Tokenizer
+
+
+def load_hf(path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
+    """Loads an HF directory: weights by `load_weights`, tokenizer by `HFTokenizer.load`."""
+    config, params = load_weights(path, dtype=dtype)
+    return LoadedModel(Path(path).name, config, params, HFTokenizer.load(path))
+
+
+def load_weights(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[DecoderConfig, Params]:
+    """Config and parameters of an HF directory, from one safetensors file or a sharded index.
+
+    Tensors are read one by one into the stacked arrays; the peak is the model in `dtype` and its
+    largest weight once more.
+
+    Raises:
+      ValueError: naming the architecture or option that is unsupported, or the tensors that are
+        missing, unexpected or of another shape.
+    """
+    path = Path(path)
+    raw = _required_json(path / "config.json")
+    config, family = read_config(raw)
+    with _Tensors(path) as tensors:
+        _check_names(tensors.names(), config, family)
+        params = map_table(
+            lambda name, weight: _read_weight(tensors, config, family, (name, weight, dtype)),
+            config,
+        )
+        if config.tied:
+            _check_tied(tensors, family)
+    return config, params
+
+
+def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Family]:
+    """The shape of the model that a config.json describes, and the family of its tensor names.
+
+    Raises:
+      ValueError: for an unknown family, or an option that this decoder does not compute.
+    """
+    family = FAMILIES.get(raw.get("model_type", ""))
+    if family is None or family.architecture not in raw.get("architectures", [family.architecture]):
+        raise ValueError(
+            f"model_type {raw.get('model_type')!r} with architectures {raw.get('architectures')} "
+            f"is not supported; supported are {sorted(FAMILIES)} causal language models."
+        )
+    for option, supported in _SUPPORTED.items():
+        if raw.get(option, supported[0]) not in supported:
+            raise ValueError(
+                f"config.json has {option}={raw[option]!r}, which is not supported; "
+                f"this decoder computes {option}={supported[0]!r}."
+            )
+    heads, width = raw["num_attention_heads"], raw["hidden_size"]
+    theta, scaling = _read_rope(raw)
+    config = DecoderConfig(
+        vocab_size=raw["vocab_size"],
+        width=width,
+        layers=raw["num_hidden_layers"],
+        heads=heads,
+        kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or width // heads,
+        ffn_width=raw["intermediate_size"],
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tied=raw.get("tie_word_embeddings", False),
+        max_positions=raw.get("max_position_embeddings", 2048),
+    )
+    return config, family
+
+
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "rope_interleaved": (False, None),
+    "sliding_window": (None,),
+    "quantization_config": (None,),
+}
+
+
+def _read_rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """θ and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0:
+        return theta, None
+    if kind == "llama3":
+        scaling = RopeScaling(
+            factor=float(rope["factor"]),
+            low_freq_factor=float(rope["low_freq_factor"]),
+            high_freq_factor=float(rope["high_freq_factor"]),
+            original_max_positions=int(rope["original_max_position_embeddings"]),
+        )
+        return theta, scaling
+    raise ValueError(
+        f"config.json asks for rotary positions of type {kind!r} ({dict(rope)}), which is not "
+        "supported; supported are 'default' over the whole head, and 'llama3'."
+    )
+
+
+# ---------------------------------------------------------------------------- tensors
+class _Tensors:
+    """The tensors of all safetensors files of a directory, by name, read on demand."""
+
+    def __init__(self, path: Path) -> None:
+        single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+        if single.is_file():
+            self._files = [single]
+        elif index.is_file():
+            shards = _required_json(index)["weight_map"].values()
+            self._files = [path / shard for shard in sorted(set(shards))]
+        else:
+            raise ValueError(
+                f"{path} has neither {single.name} nor {index.name}. Convert the checkpoint to "
+                "safetensors (transformers: model.save_pretrained(path))."
+            )
+
+    def __enter__(self) -> _Tensors:
+        import safetensors
+
+        self._open = [safetensors.safe_open(f, framework="numpy") for f in self._files]
+        self._where = {name: handle for handle in self._open for name in handle.keys()}  # noqa: SIM118 (no mapping)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open, self._where = [], {}
+
+    def names(self) -> set[str]:
+        return set(self._where)
+
+    def read(self, name: str) -> np.ndarray:
+        return self._where[name].get_tensor(name)
+
+
+def _check_names(found: set[str], config: DecoderConfig, family: Family) -> None:
+    expected: set[str] = set()
+    map_table(lambda name, _: expected.update(tensor_names(family, config, name)), config)
+    allowed = expected | ({family.names["head"][0]} if config.tied else set())
+    missing = sorted(expected - found)
+    unexpected = sorted(n for n in found - allowed if not n.endswith(family.ignored))
+    if missing or unexpected:
+        raise ValueError(
+            f"the checkpoint's tensors do not fit its config.json: missing {missing[:8]} "
+            f"({len(missing)}), unexpected {unexpected[:8]} ({len(unexpected)})."
+        )
+
+
+def _read_weight(
+    tensors: _Tensors, config: DecoderConfig, family: Family, entry: tuple[str, Weight, Any]
+) -> jax.Array:
+    name, weight, dtype = entry
+    transposed = family.names[name][1]
+    names = list(tensor_names(family, config, name))
+    stacked = np.empty(weight.shape, dtype)
+    parts = stacked if weight.axes[0] == "layers" else stacked[None]
+    for part, tensor_name in zip(parts, names, strict=True):
+        tensor = tensors.read(tensor_name)
+        tensor = tensor.T if transposed else tensor
+        if tensor.shape != part.shape:
+            raise ValueError(
+                f"{tensor_name} gives shape {tensor.shape}, but config.json asks for {part.shape}."
+            )
+        part[...] = tensor
+    return jnp.array(stacked)  # a copy: a view of a numpy array could not be donated
+
+
+def _check_tied(tensors: _Tensors, family: Family) -> None:
+    head, embed = family.names["head"][0], family.names["embed"][0]
+    if head in tensors.names() and not np.array_equal(tensors.read(head), tensors.read(embed)):
+        raise ValueError(
+            f"config.json ties the embeddings, but {head} differs from {embed}. "
+            "Set tie_word_embeddings to false to load it as an untied model."
+        )
+
+
+# ---------------------------------------------------------------------------- writing
+def hf_tensors(
+    config: DecoderConfig, params: Params, family: Family = FAMILIES["llama"]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(tensor name, array) of every tensor of a checkpoint, as transformers lays them out."""
+    entries: list[tuple[str, Any]] = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        entries.append(("/".join(key.key for key in path), leaf))
+    for name, leaf in entries:
+        stacked = np.asarray(leaf)
+        parts = stacked if name.startswith("layers/") else stacked[None]
+        for part, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
+            yield tensor_name, np.ascontiguousarray(part.T if family.names[name][1] else part)
+
+
+def hf_config(config: DecoderConfig) -> dict[str, Any]:
+    """The config.json of a llama checkpoint, readable by transformers 4 and 5."""
+    scaling = None
+    if config.rope_scaling is not None:
+        scaling = {
+            "rope_type": "llama3",
+            "factor": config.rope_scaling.factor,
+            "low_freq_factor": config.rope_scaling.low_freq_factor,
+            "high_freq_factor": config.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": config.rope_scaling.original_max_positions,
+        }
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.ffn_width,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": config.tied,
+        "max_position_embeddings": config.max_positions,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+
+
+def write_hf_dir(
+    path: Path,
+    config: DecoderConfig,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    token_ids: Mapping[str, int],
+    documents: Mapping[str, Any],
+) -> None:
+    """Writes an HF directory that transformers and `load_hf` open.
+
+    Args:
+      path: an existing folder.
+      config: the shape of the model.
+      tensors: by checkpoint name and in checkpoint layout, e.g. `dict(hf_tensors(...))`.
+      token_ids: bos_token_id, eos_token_id, pad_token_id for the two configs.
+      documents: further JSON files by name (tokenizer.json, tokenizer_config.json, ...).
+    """
+    from safetensors.numpy import save_file
+
+    save_file(dict(tensors), path / "model.safetensors", metadata={"format": "pt"})
+    dtype = {"torch_dtype": next(iter(tensors.values())).dtype.name}
+    files = {
+        "config.json": {**hf_config(config), **dtype, **token_ids},
+        "generation_config.json": {"_from_model_config": True, **token_ids},
+        **documents,
+    }
+    for name, content in files.items():
+        (path / name).write_text(json.dumps(content, ensure_ascii=False, indent=2), "utf-8")
+
+
+def _required_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, but a model directory needs it.")
+    return json.loads(path.read_text("utf-8"))

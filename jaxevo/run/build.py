@@ -1,0 +1,196 @@
+"""From options to a run: model, task, sampler, learner and declared shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.pack import OWN, Bucket, Shapes
+from jaxevo.models import hub
+from jaxevo.models.scorer import score_text
+from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
+from jaxevo.rewards.control import random_reward
+from jaxevo.run.options import RunOptions
+from jaxevo.sampling.sampler import FINISH, Sampler, publish, row_keys
+from jaxevo.sampling.stops import stop_table
+from jaxevo.state import initial_state
+from jaxevo.step import Learner
+from jaxevo.tasks import load_task
+from jaxevo.tasks.arithmetic import plain
+from jaxevo.types import Objective, Params, Recipe, Task, TaskSource, TrainState, bind
+
+EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
+PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What can sample and score: a model, its tokenizer, problems, a sampler and sizes."""
+
+    model: hub.LoadedModel
+    source: TaskSource
+    sampler: Sampler
+    rollout: RolloutConfig
+    seed: int
+    control: str = "none"
+
+    def lab(
+        self, sets: Any, *, round_index: int = 0, position: int = 0, evaluation: bool = False
+    ) -> Lab:
+        """One round's instruments over named parameter sets; evaluation has its own randomness.
+
+        The sampler gets its own copy of a set when a round first asks for it.
+        """
+        key = jax.random.key(self.seed)
+        coin = random_reward if self.control == "random" and not evaluation else None
+        return Lab(
+            config=self.rollout,
+            source=self.source,
+            tokenizer=self.model.tokenizer,
+            sample_fn=self.sampler,
+            keys_fn=functools.partial(
+                row_keys, jax.random.fold_in(key, EVALUATION) if evaluation else key
+            ),
+            finish_names=FINISH,
+            publish=functools.cache(lambda name: publish(_named(sets, name))),
+            round_index=round_index,
+            position=position,
+            seed=self.seed,
+            weights_version=round_index,
+            coin=coin,
+        )
+
+
+def _named(sets: Any, name: str) -> Params:
+    if name not in sets:
+        raise ValueError(
+            f"sampling from parameter set {name!r}, but the recipe has {sorted(sets)}. "
+            f"Add ParamSet({name!r})."
+        )
+    return sets[name]
+
+
+def build_bench(
+    *,
+    model: hub.LoadedModel,
+    task: str,
+    rollout: RolloutConfig,
+    seed: int,
+    prompt_tokens: int = 0,
+    problems: int = PROBED,
+    control: str = "none",
+) -> Bench:
+    """Loads the task, measures its prompts and makes the sampler.
+
+    Args:
+      prompt_tokens: longest prompt; 0 measures up to `problems` training and all held-out prompts.
+    """
+    source = load_task(task, seed=seed)
+    if not model.tokenizer.chat:
+        source = plain(source)
+    slots = prompt_tokens or longest_prompt(model.tokenizer, source, rollout.template, problems)
+    return Bench(
+        model=model,
+        source=source,
+        sampler=make_sampler(model, slots),
+        rollout=rollout,
+        seed=seed,
+        control=control,
+    )
+
+
+def make_sampler(model: hub.LoadedModel, prompt_slots: int) -> Sampler:
+    """A sampler for a loaded model."""
+    tokens = model.tokenizer
+
+    @functools.cache
+    def table(stops: tuple[str, ...]) -> Any:
+        return stop_table(stops, [tokens.token_bytes(v) for v in range(model.config.vocab_size)])
+
+    return Sampler(model.config, tuple(tokens.eos_ids), prompt_slots, table)
+
+
+def longest_prompt(tokenizer: Any, source: TaskSource, template: str, problems: int) -> int:
+    """Tokens of the longest prompt among the first training problems and all held-out ones."""
+    tasks: list[Task] = [source.train(i) for i in range(min(problems, PROBED))]
+    tasks += [source.held_out(i) for i in range(source.held_out_size)]
+    unique = {task.messages for task in tasks}
+    return max(len(tokenizer.render(messages, template=template)) for messages in unique)
+
+
+# ---------------------------------------------------------------------------- training
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run ready to start."""
+
+    recipe: Recipe
+    options: RunOptions
+    bench: Bench
+    learner: Learner
+    state: TrainState
+    memory: Any
+
+
+def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None = None) -> Run:
+    """Builds everything a run needs; errors about options come from here, before any work.
+
+    Raises:
+      ValueError: sizes that do not divide, unknown models or tasks.
+    """
+    devices = jax.devices()[: options.devices or None]
+    if len(devices) < options.devices:
+        raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
+    model = hub.load(options.model) if model is None else model
+    bench = build_bench(
+        model=model,
+        task=options.task,
+        rollout=options.rollout(),
+        seed=options.seed,
+        prompt_tokens=options.prompt_tokens,
+        problems=options.rounds * options.prompts,
+        control=options.control,
+    )
+    mesh = data_mesh(devices)
+    shapes = {
+        o.name: declare_shapes(o, options, bench.sampler.prompt_slots) for o in recipe.objectives
+    }
+    learner = Learner(
+        forward=bind(score_text, config=model.config, remat=options.remat),
+        shapes=shapes,
+        place=batch_placer(mesh),
+    )
+    state = initial_state(recipe, replicate(mesh, model.params))
+    bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
+    return Run(recipe, options, bench, learner, state, recipe.memory())
+
+
+def declare_shapes(objective: Objective, options: RunOptions, prompt_slots: int) -> Shapes:
+    """The static shapes of single-turn rows: whole groups per micro-batch, one tree per group."""
+    parts = objective.minibatch.count * options.micro_batches
+    if options.prompts % parts:
+        raise ValueError(
+            f"--prompts {options.prompts} cannot be cut into {objective.minibatch.count} "
+            f"minibatches x {options.micro_batches} micro-batches of whole groups."
+        )
+    groups, G, A = options.prompts // parts, options.samples, options.max_new_tokens
+    own = Bucket(rows=groups, slots=prompt_slots + G * (A - 1), nodes=G + 3)
+    buckets = [(OWN, (own,))]
+    for view in objective.views:
+        if view.context is not None:
+            longest = dict(view.context.options)["max_prompt_tokens"]
+            buckets.append((view.name, _ladder(groups, G, longest + A - 1, own.slots)))
+    return Shapes(groups * G, A, options.micro_batches, tuple(buckets))
+
+
+def _ladder(groups: int, samples: int, row_slots: int, least: int) -> tuple[Bucket, ...]:
+    """Buckets for rows whose contexts may all differ: a quarter, half and all of the worst case."""
+    worst = samples * row_slots
+    sizes: Sequence[int] = sorted(
+        {max(-(-worst // share), row_slots, least) for share in (4, 2, 1)}
+    )
+    return tuple(Bucket(rows=groups, slots=size, nodes=2 * samples + 2) for size in sizes)

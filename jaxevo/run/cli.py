@@ -1,0 +1,88 @@
+"""The command line: `jaxevo COMMAND ...`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+
+from jaxevo.run.arguments import UsageError, fail, options_class, parse, pick
+
+COMMANDS = {
+    "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
+    "eval": ("jaxevo.run.commands", "evaluate_model", "pass@k and maj@k on held-out problems"),
+    "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
+    "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
+    "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
+    "report": ("jaxevo.run.commands", "report", "write report.html of a run folder"),
+    "demo": ("jaxevo.run.commands", "demo", "a model teaches itself sums, in minutes"),
+    "pretrain-toy": ("jaxevo.run.commands", "pretrain_toy", "make the character-level toy model"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 2 for an input that cannot be used."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = args[0], args[1:]
+    if name not in COMMANDS:
+        return fail(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}.")
+    module, function, summary = COMMANDS[name]
+    try:
+        command = getattr(importlib.import_module(module), function)
+        if name == "train":
+            return _train(command, rest)
+        return call(command, rest, prog=f"jaxevo {name}", summary=summary)
+    except (UsageError, ValueError, FileNotFoundError, FileExistsError) as fault:
+        return fail(" ".join(str(fault).split()))
+
+
+def call(command: Callable[..., int], args: Sequence[str], *, prog: str, summary: str) -> int:
+    """Parses a command function's own options and calls it."""
+    options = parse(options_class(command), args, prog=prog, description=summary)
+    return command(**pick(options, command))
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, _, summary) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: jaxevo COMMAND [options]", "", *lines, "", "jaxevo COMMAND --help tells more."]
+    )
+
+
+def _train(command: Callable[..., int], args: Sequence[str]) -> int:
+    from jaxevo.recipes import recipe_factory, recipe_names
+    from jaxevo.run.options import RunOptions
+
+    if not args or args[0] in ("-h", "--help"):
+        print(f"usage: jaxevo train {{{','.join(recipe_names())}}} [options]")
+        return 0
+    factory = recipe_factory(args[0])
+    options = parse(
+        options_class(RunOptions, factory, _switches),
+        args[1:],
+        prog=f"jaxevo train {args[0]}",
+        description=(inspect.getdoc(factory) or "").split("\n")[0],
+    )
+    run = RunOptions(**pick(options, RunOptions))
+    if "out" not in {a.split("=")[0].lstrip("-") for a in args}:
+        run = dataclasses.replace(run, out=f"runs/{args[0]}-{run.task}-{run.seed}")
+    return command(factory(**pick(options, factory)), run, dry_run=options.dry_run)
+
+
+def _switches(*, dry_run: bool = False) -> None:
+    """Switches of the train command.
+
+    Args:
+      dry_run: print the resolved configuration and stop.
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

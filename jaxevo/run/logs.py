@@ -1,0 +1,351 @@
+"""What a run writes down: config.json, metrics.jsonl, rollouts.jsonl and TensorBoard scalars.
+
+Every line of the two JSONL files stands for itself, so that a run can be cut back to the round of
+its last checkpoint and go on: each round then appears exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import jax
+import numpy as np
+
+from jaxevo.types import Row, Segment
+
+METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts.jsonl"
+DECIMALS = 5
+
+
+class Tokenizer(Protocol):
+    """What a record needs of a tokenizer; those of transformers and of tokenizers have it."""
+
+    def decode(self, ids: list[int], /, *, skip_special_tokens: bool) -> str: ...
+
+
+# ---------------------------------------------------------------------------- one sampled row
+def rollout_record(
+    row: Row,
+    *,
+    round_index: int,
+    tokenizer: Tokenizer,
+    trained: bool,
+    advantage: float | Sequence[float] | np.ndarray | jax.Array | None = None,
+    signals: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One row as JSON values: what was asked, what was sampled, and what came of it.
+
+    All lists have one entry per answer token. `logp` is the behaviour policy's, the kept mass of a
+    truncated sampler subtracted; null where nobody sampled. `mask` is 1 for sampled tokens only.
+    `sources` are runs of [source, length]. Numbers have five decimals; non-finite ones are null.
+
+    Args:
+      advantage: one number, which stands at the tokens with mask 1, or one per answer token; longer
+        arrays are cut, since batches pad.
+      signals: name -> one number per answer token, as above. The segments' entropy (nats) is
+        added as `entropy` where the sampler kept it.
+
+    Raises:
+      ValueError: when advantage or a signal is shorter than the answer.
+    """
+    answer = row.answer
+    ids = row.answer_ids.tolist()
+    mask = [int(s.source == "policy") for s in answer for _ in s.ids]
+    shown = {n: _per_token(v, len(ids), name=n) for n, v in (signals or {}).items()}
+    if "entropy" not in shown and any(s.entropy is not None for s in answer):
+        shown["entropy"] = _joined(answer, [s.entropy for s in answer])
+    return {
+        "round": int(round_index),
+        "uid": int(row.uid),
+        "parent": None if row.parent is None else int(row.parent),
+        "group": int(row.group),
+        "episode": int(row.episode),
+        "turn": int(row.turn),
+        "role": row.role,
+        "task": row.task.uid,
+        "expected": row.task.answer,
+        "trained": bool(trained),
+        "reward": _number(row.reward),
+        "rewards": {name: _number(value) for name, value in row.rewards.items()},
+        "feedback": row.feedback,
+        "finish": row.info.get("finish"),
+        "sampled_tokens": row.sampled_tokens,
+        "prompt": tokenizer.decode(row.prompt_ids.tolist(), skip_special_tokens=False),
+        "answer": tokenizer.decode(ids, skip_special_tokens=False),
+        "tokens": token_texts(ids, tokenizer),
+        "ids": ids,
+        "sources": [[s.source, len(s.ids)] for s in answer if len(s.ids)],
+        "mask": mask,
+        "logp": _joined(answer, [_behaviour(s) for s in answer]),
+        "advantage": _advantage(advantage, mask),
+        "signals": shown,
+    }
+
+
+def token_texts(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Each token's own text, its leading space included.
+
+    A token that holds only a part of a character's bytes gives U+FFFD.
+    """
+    known: dict[int, str] = {}
+    for token in set(ids):
+        # SentencePiece decoders drop the first space of a text, so the second of two copies counts.
+        alone = tokenizer.decode([token], skip_special_tokens=False)
+        twice = tokenizer.decode([token, token], skip_special_tokens=False)
+        known[token] = twice.removeprefix(alone) if twice.startswith(alone) else alone
+    return [known[token] for token in ids]
+
+
+def _behaviour(segment: Segment) -> np.ndarray | None:
+    if segment.logp is None or segment.source != "policy":
+        return None
+    kept = 0.0 if segment.log_kept is None else np.asarray(segment.log_kept, np.float32)
+    return np.asarray(segment.logp, np.float32) - kept
+
+
+def _joined(segments: Sequence[Segment], values: Sequence[np.ndarray | None]) -> list[float | None]:
+    return [
+        None if value is None else _number(value[i])
+        for segment, value in zip(segments, values, strict=True)
+        for i in range(len(segment.ids))
+    ]
+
+
+def _advantage(advantage: Any, mask: Sequence[int]) -> list[float | None] | None:
+    if advantage is None:
+        return None
+    if np.ndim(advantage) == 0:
+        return [_number(advantage) if sampled else None for sampled in mask]
+    return _per_token(advantage, len(mask), name="advantage")
+
+
+def _per_token(values: Any, count: int, *, name: str) -> list[float | None]:
+    flat = np.asarray(values)
+    if flat.ndim != 1 or len(flat) < count:
+        raise ValueError(
+            f"{name} has shape {flat.shape}, but the answer needs one number for each of its "
+            f"{count} tokens; pass the row's slice of the [N, A] array."
+        )
+    return [_number(value) for value in flat[:count]]
+
+
+def _number(value: Any) -> float | None:
+    number = float(value)
+    return round(number, DECIMALS) if math.isfinite(number) else None
+
+
+# ---------------------------------------------------------------------------- the run folder
+class RunLog:
+    """Writes one run's folder; a context manager.
+
+    Args:
+      folder: made when missing.
+      append: go on with the run that the folder holds; a last line that a crash has cut is dropped.
+
+    Raises:
+      FileExistsError: when the folder already holds a run and `append` is False.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, append: bool = False) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = {name: self.folder / name for name in (METRICS, ROLLOUTS)}
+        if not append and any(p.exists() and p.stat().st_size for p in paths.values()):
+            raise FileExistsError(
+                f"{self.folder} already holds a run; resume it (append=True) or name a new folder."
+            )
+        self._files = {name: _open_at_line_end(path) for name, path in paths.items()}
+        self._board: Any = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all files; a second call does nothing."""
+        for file in self._files.values():
+            file.close()
+        self._close_board()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Writes config.json anew, whole or not at all."""
+        text = json.dumps(_json_value(config), indent=2, ensure_ascii=False, allow_nan=False)
+        replace_file(self.folder / "config.json", _encoded(text) + b"\n")
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes one round's line, and its finite numbers to TensorBoard.
+
+        A number that is NaN or infinite becomes null, and its key is listed in `nonfinite`.
+
+        Raises:
+          ValueError: without a `round`.
+        """
+        if "round" not in metrics:
+            raise ValueError(f"metrics need a 'round', got the keys {sorted(metrics)}; add it.")
+        line = _json_value(metrics)
+        nonfinite = [k for k, v in line.items() if v is None and metrics[k] is not None]
+        self._write(METRICS, [line | {"nonfinite": nonfinite} if nonfinite else line])
+        if self._board is None:
+            self._board = self._open_board(purge_step=None)
+        for name, value in line.items():
+            if name != "round" and isinstance(value, (int, float)):
+                self._board.add_scalar(name, value, global_step=line["round"])
+
+    def write_rollouts(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes one line per record of `rollout_record`; non-finite numbers become null."""
+        self._write(ROLLOUTS, [_json_value(record) for record in records])
+
+    def offsets(self) -> dict[str, int]:
+        """Where the files end, in bytes, once they are safely on disk: save it in a checkpoint."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        if self._board is not None:
+            self._board.flush()
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+
+    def cut_back(self, offsets: Mapping[str, int]) -> None:
+        """Forgets what was written after `offsets` were taken; TensorBoard hides those rounds too.
+
+        Raises:
+          ValueError: when a file is shorter than its offset, or the offset is not a line's end.
+        """
+        for name, file in self._files.items():
+            _check_line_end(self.folder / name, offsets[name])
+            file.flush()
+            os.truncate(file.fileno(), offsets[name])
+        rounds = [line["round"] for line in read_jsonl(self.folder / METRICS)]
+        self._close_board()
+        self._board = self._open_board(purge_step=rounds[-1] + 1 if rounds else 0)
+
+    def _write(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
+        file = self._files[name]
+        file.writelines(_encoded(compact_json(value)) + b"\n" for value in values)
+        file.flush()
+
+    def _open_board(self, *, purge_step: int | None) -> Any:
+        from tensorboardX import SummaryWriter
+
+        folder = self.folder / "tensorboard"
+        # tensorboardX names files by the second and would overwrite one opened in the same second.
+        part = len(list(folder.glob("*"))) if folder.exists() else 0
+        return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{part:04d}")
+
+    def _close_board(self) -> None:
+        if self._board is not None:
+            self._board.close()
+        self._board = None
+
+
+def _open_at_line_end(path: Path) -> BinaryIO:
+    if path.exists():
+        with path.open("r+b") as file:
+            data_end = _last_line_end(file)
+            file.truncate(data_end)
+    return path.open("ab")
+
+
+def _last_line_end(file: BinaryIO, *, step: int = 1 << 16) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - step)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _check_line_end(path: Path, offset: int) -> None:
+    size = path.stat().st_size
+    if not 0 <= offset <= size:
+        raise ValueError(
+            f"{path} has {size} bytes, but the checkpoint was taken at byte {offset}; "
+            "resume in the folder that the checkpoint belongs to."
+        )
+    with path.open("rb") as file:
+        file.seek(max(0, offset - 1))
+        if offset and file.read(1) != b"\n":
+            raise ValueError(
+                f"byte {offset} of {path} is not the end of a line; "
+                "resume in the folder that the checkpoint belongs to."
+            )
+
+
+# ---------------------------------------------------------------------------- JSON
+def read_jsonl(path: str | os.PathLike[str], *, ignore_cut_last: bool = False) -> list[dict]:
+    """All lines of a JSONL file as dicts, in order.
+
+    Args:
+      ignore_cut_last: leave out a last line that has no end, as a killed writer leaves it.
+
+    Raises:
+      ValueError: naming the line that is not a JSON object.
+    """
+    return [record for _, _, record in scan_jsonl(path, ignore_cut_last=ignore_cut_last)]
+
+
+def scan_jsonl(
+    path: str | os.PathLike[str], *, ignore_cut_last: bool = False
+) -> Iterator[tuple[int, bytes, dict]]:
+    """Goes through a JSONL file as `read_jsonl` does: (byte offset, line, record) of each."""
+    offset = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line.decode(), parse_constant=_refuse_constant)
+                if not isinstance(record, dict):
+                    raise ValueError("it is no JSON object")
+            except ValueError as problem:
+                cut = not line.endswith(b"\n")
+                if cut and ignore_cut_last:
+                    return
+                what = "is cut off" if cut else f"cannot be read ({problem})"
+                hint = "pass ignore_cut_last=True" if cut else "repair or remove it"
+                raise ValueError(f"line {number} of {path} {what}; {hint}.") from None
+            yield offset, line, record
+            offset += len(line)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def compact_json(value: Any) -> str:
+    """JSON text without spaces and without NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
+def _encoded(text: str) -> bytes:
+    # A lone surrogate has no UTF-8 form; "backslashreplace" writes it as JSON's own escape.
+    return text.encode(errors="backslashreplace")
+
+
+def _json_value(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _json_value(inside) for name, inside in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(inside) for inside in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return _json_value(np.asarray(value).tolist())
+    raise TypeError(f"cannot write {value!r} as JSON; pass numbers, text, lists and mappings.")

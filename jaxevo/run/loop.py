@@ -1,0 +1,176 @@
+"""The run loop: rounds, evaluations, logs, checkpoints; resumable at every checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxevo.run.build import Run
+from jaxevo.run.checkpoint import Checkpoints
+from jaxevo.run.console import Progress
+from jaxevo.run.evaluate import evaluate
+from jaxevo.run.logs import RunLog, rollout_record
+from jaxevo.run.metrics import round_metrics, token_signal
+from jaxevo.run.report import write_report
+from jaxevo.step import run_round
+from jaxevo.types import Row, TrainState
+
+PATIENCE = 3  # refused updates in a row that end a run
+
+
+class DivergedError(RuntimeError):
+    """Several updates in a row had a non-finite loss or gradient."""
+
+
+def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
+    """Runs all rounds and writes the run folder.
+
+    Returns:
+      the last state, and a summary: `before` and `after` (held-out means by scorer, None without
+      evaluation), `rewards` (mean reward by round) and `report` (path).
+
+    Raises:
+      DivergedError: after three refused updates in a row.
+    """
+    options, folder = run.options, Path(run.options.out)
+    with Checkpoints(folder / "checkpoints", keep=options.keep) as checkpoints:
+        resumed = checkpoints.latest() is not None
+        state, memory, config = run.state, run.memory, describe(run)
+        with RunLog(folder, append=resumed) as log:
+            if resumed:
+                with progress.phase("restore"):
+                    state, memory, meta = checkpoints.restore(state, memory)
+                    log.cut_back(meta["offsets"])
+                    config["evaluation"] = meta["evaluation"]
+                progress.say(f"continuing {folder} after round {state.counters['round'] - 1}")
+            log.write_config(config)
+            while state.counters["round"] < options.rounds:
+                index = state.counters["round"]
+                scores = {}
+                if _evaluates(options.eval_every, index) and options.eval_problems:
+                    scores = _evaluate(run, state, progress)
+                    config["evaluation"].setdefault("before", scores)
+                phase = "first round" if index == 0 else "rounds"
+                with progress.phase(phase):
+                    state, memory, metrics, records = one_round(run, state, memory)
+                log.write_metrics(metrics | {f"eval/{n}": s for n, s in scores.items()})
+                log.write_rollouts(records)
+                progress.update(metrics)
+                if state.counters["skipped_in_a_row"] >= PATIENCE:
+                    raise DivergedError(_diverged(state, metrics))
+                last = state.counters["round"] == options.rounds
+                if last and options.eval_problems:
+                    config["evaluation"]["after"] = _evaluate(run, state, progress)
+                if last or _due(options.checkpoint_every, state.counters["round"]):
+                    with progress.phase("checkpoint"):
+                        offsets = log.offsets()
+                        meta = {"offsets": offsets, "evaluation": config["evaluation"]}
+                        checkpoints.save(state, memory, meta)
+            config["seconds"] = progress.seconds()
+            log.write_config(config)
+    with progress.phase("report"):
+        report = write_report(folder)
+    return state, {**config["evaluation"], "report": str(report)}
+
+
+def one_round(
+    run: Run, state: TrainState, memory: Any
+) -> tuple[TrainState, Any, dict[str, Any], list[dict[str, Any]]]:
+    """One round and its log lines: state, memory, metrics, rollout records."""
+    index, start = state.counters["round"], time.perf_counter()
+    lab = run.bench.lab(state.params, round_index=index, position=state.counters["position"])
+    state, memory, experience, reports = run_round(run.recipe, run.learner, lab, state, memory)
+    reports = jax.device_get(reports)
+    seconds = time.perf_counter() - start
+    sampling = lab.seconds["sample"]
+    metrics = {"round": index, **round_metrics(list(lab.sampled.values()), reports)}
+    metrics |= {
+        "updates": state.counters["updates"],
+        "skipped": state.counters["skipped"],
+        "tokens_per_second": metrics["tokens"] / max(sampling, 1e-9),
+        "seconds_round": seconds,
+        "seconds_rollout": sampling + lab.seconds["verify"],
+        "seconds_update": seconds - sampling - lab.seconds["verify"],
+    }
+    return state, memory, metrics, _records(run, index, lab.sampled, experience, reports)
+
+
+def _records(
+    run: Run,
+    index: int,
+    sampled: Mapping[int, Row],
+    experience: Mapping[str, Sequence[Row]],
+    reports: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[dict[str, Any]]:
+    """One log record per sampled row, with the per-token signals of the updates that used it."""
+    signals: dict[int, dict[str, np.ndarray]] = {}
+    for report in (r for reports_ in reports.values() for r in reports_):
+        by_name = {name: token_signal(report, name) for name in report["signals"]}
+        for n, row in enumerate(report["trained"]):
+            signals[row.uid] = {name: x_NA[n] for name, x_NA in by_name.items()}
+    trained = {row.uid: row for rows in experience.values() for row in rows}
+    records = []
+    for uid, row in {**sampled, **trained}.items():
+        own = dict(signals.get(uid, {}))
+        records.append(
+            rollout_record(
+                row,
+                round_index=index,
+                tokenizer=run.bench.model.tokenizer,
+                trained=uid in trained,
+                advantage=own.pop("advantage", None),
+                signals=own,
+            )
+        )
+    return records
+
+
+def _evaluate(run: Run, state: TrainState, progress: Progress) -> dict[str, float]:
+    options, source = run.options, run.bench.source
+    count = min(options.eval_problems, source.held_out_size)
+    with progress.phase("evaluation"):
+        lab = run.bench.lab(state.params, evaluation=True)
+        tasks = [source.held_out(i) for i in range(count)]
+        return evaluate(lab, tasks, samples=options.eval_samples).means()
+
+
+def _evaluates(every: int, index: int) -> bool:
+    return index == 0 or _due(every, index)
+
+
+def _due(every: int, index: int) -> bool:
+    return every > 0 and index % every == 0
+
+
+def _diverged(state: TrainState, metrics: Mapping[str, Any]) -> str:
+    return (
+        f"{state.counters['skipped_in_a_row']} updates in a row had a non-finite loss or gradient "
+        f"(round {metrics['round']}: loss {metrics['loss']}, grad_norm {metrics['grad_norm']}). "
+        "The weights are those of the last finite update. Lower the learning rate, or look at the "
+        "round's rollouts."
+    )
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The resolved configuration of a run, as JSON values."""
+    packages = ("jax", "jaxlib", "optax", "numpy")
+    return {
+        "recipe": run.recipe.name,
+        "recipe_repr": repr(run.recipe),
+        "options": {k: v for k, v in vars(run.options).items()},
+        "shapes": {name: repr(shapes) for name, shapes in run.learner.shapes.items()},
+        "versions": {
+            "jaxevo": importlib.metadata.version("jaxevo"),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "devices": [str(d) for d in jax.devices()],
+        "evaluation": {},
+    }

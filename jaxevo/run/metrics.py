@@ -1,0 +1,83 @@
+"""What a round is measured by. Every metric of a run is computed here, none inside a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxevo.types import Row
+
+
+def round_metrics(
+    rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, float]:
+    """One round's numbers.
+
+    Args:
+      rows: every row sampled in the round, judged, trained or not.
+      reports: per objective, one report per update as `step.learn` gives them.
+
+    Returns:
+      reward, reward/<part>, score/<verifier> (means over rows); length (mean sampled tokens),
+      tokens, finished_share (rows that ended by themselves), error_share (verifier errors),
+      entropy (nats per sampled token, as the sampler saw it), zero_variance_share (groups whose
+      rewards are all equal), and of the updates: loss, loss/<term>, grad_norm (means over
+      updates), logp_mismatch (largest |trainer - sampler| log-prob before the first update).
+    """
+    judged = [row for row in rows if row.rewards]
+    metrics = {
+        "reward": _mean([row.reward for row in judged]),
+        "length": _mean([row.sampled_tokens for row in rows]),
+        "tokens": float(sum(row.sampled_tokens for row in rows)),
+        "entropy": _mean(np.concatenate([s.entropy for s in _sampled(rows)] or [np.zeros(0)])),
+        "finished_share": _mean([row.info.get("finish") != "length" for row in rows]),
+        "error_share": _mean([row.info.get("status") == "error" for row in judged]),
+        "zero_variance_share": _zero_variance_share(judged),
+    }
+    for part in sorted({name for row in judged for name in row.rewards}):
+        metrics[f"reward/{part}"] = _mean([r.rewards[part] for r in judged if part in r.rewards])
+    for name in sorted({n for row in judged for n in row.info.get("verdicts", {})}):
+        metrics[f"score/{name}"] = _mean([row.info["verdicts"][name] for row in judged])
+    for report in reports.values():
+        for key in report[0]:
+            if key in ("loss", "grad_norm") or key.startswith("loss/"):
+                metrics[key] = _mean([float(r[key]) for r in report])
+    metrics["logp_mismatch"] = _mismatch(rows, reports)
+    return metrics
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _sampled(rows: Sequence[Row]) -> list[Any]:
+    return [s for row in rows for s in row.answer if s.source == "policy" and s.entropy is not None]
+
+
+def _zero_variance_share(rows: Sequence[Row]) -> float:
+    groups: dict[int, set[float]] = {}
+    for row in rows:
+        groups.setdefault(row.group, set()).add(row.reward)
+    return _mean([len(rewards) == 1 for rewards in groups.values()])
+
+
+def _mismatch(rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
+    """Largest difference between the trainer's and the sampler's log-probs at equal weights."""
+    worst = 0.0
+    for report in reports.values():
+        for row, logp_A in zip(report[0]["trained"], token_signal(report[0], "logp"), strict=True):
+            start = 0
+            for segment in row.answer:
+                stop = start + len(segment.ids)
+                if segment.source == "policy" and segment.logp is not None and stop > start:
+                    worst = max(worst, float(np.abs(logp_A[start:stop] - segment.logp).max()))
+                start = stop
+    return worst
+
+
+def token_signal(report: Mapping[str, Any], name: str) -> np.ndarray:
+    """One of an update's per-token arrays as `[rows of the update, A]`, in their order."""
+    signal_KNA = np.asarray(report["signals"][name])
+    return signal_KNA.reshape(-1, signal_KNA.shape[-1])[: len(report["trained"])]

@@ -1,0 +1,81 @@
+"""What a run is: every option of `jaxevo train`, with its unit and range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from jaxevo.collect.lab import RolloutConfig
+from jaxevo.sampling.sampler import Sampling
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with its help text."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Options of a training run that belong to no recipe."""
+
+    model: str = option("smollm2-135m", "model: smollm2-135m, toy, a Hugging Face folder or id")
+    task: str = option("add1", "task: add1, add2, add2-shots, add3, sub1, mul1 or FILE.jsonl")
+    rounds: int = option(20, "rounds of collect and update, at least 1")
+    out: str = option("runs/train", "run folder; an existing run is continued")
+    seed: int = option(0, "seed of every random choice, at least 0")
+    prompts: int = option(8, "problems per round, at least 1")
+    samples: int = option(8, "answers per problem, at least 1")
+    max_new_tokens: int = option(16, "longest answer, in tokens")
+    temperature: float = option(1.0, "sampling temperature, above 0")
+    top_k: int = option(0, "keep the k likeliest tokens, 0 for all")
+    top_p: float = option(1.0, "keep the smallest set with this mass, in (0, 1]")
+    min_p: float = option(0.0, "keep tokens with this share of the largest probability, in [0, 1]")
+    stop: tuple[str, ...] = option((), "strings that end an answer")
+    prompt_tokens: int = option(0, "longest prompt, in tokens; 0 looks at the run's problems")
+    template: Literal["chatml", "model", "plain"] = option(
+        "chatml", "prompt form: bare ChatML turns, the model's own template, or plain text"
+    )
+    control: Literal["none", "random"] = option("none", "control arm: random rewards by coin")
+    micro_batches: int = option(1, "gradient accumulation steps per update, at least 1")
+    remat: bool = option(False, "recompute activations in the backward pass to save memory")
+    eval_problems: int = option(16, "held-out problems per evaluation, 0 for no evaluation")
+    eval_samples: int = option(4, "answers per held-out problem and evaluation")
+    eval_every: int = option(0, "rounds between evaluations, 0 for before and after only")
+    checkpoint_every: int = option(0, "rounds between checkpoints, 0 for the last round only")
+    keep: int = option(2, "newest checkpoints to keep")
+    devices: int = option(1, "devices along the data axis, 0 for all")
+
+    def __post_init__(self) -> None:
+        least = {
+            "rounds": 1, "seed": 0, "prompts": 1, "samples": 1, "max_new_tokens": 1,
+            "prompt_tokens": 0, "micro_batches": 1, "eval_problems": 0, "eval_samples": 1,
+            "eval_every": 0, "checkpoint_every": 0, "keep": 1, "devices": 0,
+        }  # fmt: skip
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value < low:
+                raise ValueError(f"--{_flag(name)} is {value}, but must be at least {low}.")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"--temperature is {self.temperature}, but training needs a value above 0: "
+                "greedy answers have no log-probs to learn from."
+            )
+        self.sampling()
+
+    def sampling(self) -> Sampling:
+        """How the run draws tokens."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.stop)
+
+    def rollout(self) -> RolloutConfig:
+        """The sizes of a round."""
+        return RolloutConfig(
+            prompts=self.prompts,
+            samples=self.samples,
+            new_tokens=self.max_new_tokens,
+            sampling=self.sampling(),
+            template=self.template,
+        )
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

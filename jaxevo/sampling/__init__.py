@@ -1,0 +1,1 @@
+"""Sampling: prefill and decode."""

@@ -1,0 +1,48 @@
+"""The life of a `TrainState` between updates: how it begins, is counted, and how sets follow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.types import Bound, Params, Recipe, TrainState
+
+COUNTERS = ("round", "position", "updates", "skipped", "skipped_in_a_row")
+
+
+def initial_state(recipe: Recipe, params: Params) -> TrainState:
+    """Every named parameter set as its own copy of the loaded weights, optimizers at zero."""
+    sets = {own.name: jax.tree.map(jnp.copy, params) for own in recipe.params}
+    optimizers = {o.name: o.optimizer().init(sets[o.trains]) for o in recipe.objectives}
+    return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))
+
+
+def follow(recipe: Recipe, state: TrainState) -> TrainState:
+    """Lets every following parameter set follow its leader."""
+    params = dict(state.params)
+    for own in recipe.params:
+        if own.rule is not None and (state.counters["round"] + 1) % own.every == 0:
+            params[own.name] = _apply_rule(params[own.name], params[own.follows], rule=own.rule)
+    return state.replace(params=params)
+
+
+@functools.partial(jax.jit, static_argnames=("rule",), donate_argnames=("own",))
+def _apply_rule(own: Params, leader: Params, *, rule: Bound) -> Params:
+    return rule(own, leader)
+
+
+def advance_counters(
+    state: TrainState, position: int, reports: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> TrainState:
+    """Counts rounds, problems, updates, and updates refused for a non-finite loss or gradient."""
+    counters = dict(state.counters) | {"round": state.counters["round"] + 1, "position": position}
+    for report in (r for reports_ in reports.values() for r in reports_):
+        fine = bool(report["finite"])
+        counters["updates"] += fine
+        counters["skipped"] += not fine
+        counters["skipped_in_a_row"] = 0 if fine else counters["skipped_in_a_row"] + 1
+    return state.replace(counters=counters)

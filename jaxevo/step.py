@@ -1,0 +1,226 @@
+"""A whole round of self-improvement, readable top to bottom.
+
+`run_round` is the host half: collect rows, compute advantages once on the whole global batch, cut
+the batch into updates, let parameter sets follow each other. `update` is the device half: one
+jitted, donated function that scores, assigns credit, sums (numerator, denominator) pairs and steps
+the optimizer. Neither knows a method: what differs between methods stands in the recipe.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxevo.collect.pack import OWN, Shapes, Table, minibatches, stack, tabulate
+from jaxevo.losses.reduce import ratio
+from jaxevo.state import advance_counters, follow
+from jaxevo.types import Array, Batch, Bound, Objective, Params, Recipe, Row, Stream, TrainState
+
+Streams = Mapping[str, Stream]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What the update needs beside the recipe: the policy's forward and the declared shapes.
+
+    forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
+    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices.
+    """
+
+    forward: Bound
+    shapes: Mapping[str, Shapes]
+    place: Any = jax.device_put
+
+
+def run_round(
+    recipe: Recipe, learner: Learner, lab: Any, state: TrainState, memory: Any
+) -> tuple[TrainState, Any, Mapping[str, Sequence[Row]], dict[str, list[dict[str, Any]]]]:
+    """One round: experience, updates of every objective that got rows, followers, memory.
+
+    Returns:
+      state, memory, experience, and per objective one report per update.
+    """
+    experience = recipe.collect(lab, state, memory)
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for objective in recipe.objectives:
+        rows = experience.get(objective.name, ())
+        if rows:
+            state, reports[objective.name] = learn(
+                objective, learner, lab.tokenizer, state, rows, lab.generator(objective.name)
+            )
+    stepped = any(bool(r["finite"]) for report in reports.values() for r in report)
+    state = advance_counters(follow(recipe, state) if stepped else state, lab.position, reports)
+    return state, recipe.grow(memory, experience), experience, reports
+
+
+def learn(
+    objective: Objective,
+    learner: Learner,
+    tokenizer: Any,
+    state: TrainState,
+    rows: Sequence[Row],
+    generator: np.random.Generator,
+) -> tuple[TrainState, list[dict[str, Any]]]:
+    """All updates of one objective on one round's rows."""
+    shapes = learner.shapes[objective.name]
+    table = tabulate(rows, answer_slots=shapes.answer, views=objective.views, tokenizer=tokenizer)
+    advantage_N = np.asarray(objective.advantage(table.batch), np.float32)
+    table = dataclasses.replace(
+        table, batch=dataclasses.replace(table.batch, advantage_N=advantage_N)
+    )
+    plans = [
+        cut for _ in range(objective.epochs) for cut in minibatches(table, objective, generator)
+    ]
+    if objective.updates > 1:
+        table = with_old(table, objective, learner, state)
+    reports = []
+    for chosen in plans:
+        batch = learner.place(stack(table, chosen, shapes))
+        others = {n: p for n, p in state.params.items() if n != objective.trains}
+        params, optimizer, report = update(
+            state.params[objective.trains],
+            state.optimizer[objective.name],
+            others,
+            batch,
+            objective=objective,
+            forward=learner.forward,
+        )
+        state = state.replace(
+            params={**others, objective.trains: params},
+            optimizer={**state.optimizer, objective.name: optimizer},
+        )
+        reports.append({**report, "trained": [rows[n] for n in chosen]})
+    return state, reports
+
+
+# ---------------------------------------------------------------------------- the jitted update
+@functools.partial(
+    jax.jit,
+    static_argnames=("objective", "forward"),
+    donate_argnames=("params", "optimizer"),
+)
+def update(
+    params: Params,
+    optimizer: Any,
+    others: Mapping[str, Params],
+    batch: Batch,
+    *,
+    objective: Objective,
+    forward: Bound,
+) -> tuple[Params, Any, dict[str, Any]]:
+    """One optimizer update from a stack of micro-batches `[K, ...]`.
+
+    Every term is Σ numerator / Σ denominator over all micro-batches and devices. The denominators
+    are summed in a first pass (XLA drops whatever they do not depend on: usually the whole
+    forward), so that each micro-batch's gradient can be divided as it is made. A loss or gradient
+    that is not finite leaves weights and optimizer as they were.
+
+    Returns:
+      params, optimizer state, report: loss, loss/<term>, grad_norm, finite, and `signals`:
+      [K, N, A] arrays per token.
+    """
+
+    def parts(params: Params, micro: Batch) -> tuple[dict[str, tuple[Array, Array]], dict]:
+        return loss_parts(params, others, micro, objective, forward)
+
+    def denominators(micro: Batch) -> dict[str, Array]:
+        pairs, _ = parts(jax.lax.stop_gradient(params), micro)
+        return {name: den for name, (_, den) in pairs.items()}
+
+    total = jax.tree.map(lambda x_K: x_K.sum(0), jax.lax.map(denominators, batch))
+
+    def loss_of(params: Params, micro: Batch) -> tuple[Array, tuple[dict, dict]]:
+        pairs, signals = parts(params, micro)
+        losses = {n: ratio(num, total[n]) for n, (num, _) in pairs.items()}
+        weighted = [term.weight * losses[term.name] for term in objective.terms]
+        return sum(weighted, jnp.float32(0)), (losses, signals)
+
+    def accumulate(gradient: Params, micro: Batch) -> tuple[Params, tuple]:
+        (loss, aux), more = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
+        return jax.tree.map(jnp.add, gradient, more), (loss, *aux)
+
+    zero = jax.tree.map(jnp.zeros_like, params)
+    gradient, (loss_K, losses_K, signals) = jax.lax.scan(accumulate, zero, batch)
+    loss, norm = loss_K.sum(), optax.global_norm(gradient)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+
+    def step(params: Params, optimizer: Any) -> tuple[Params, Any]:
+        changes, optimizer = objective.optimizer().update(gradient, optimizer, params)
+        return optax.apply_updates(params, changes), optimizer
+
+    params, optimizer = jax.lax.cond(finite, step, lambda *same: same, params, optimizer)
+    report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
+    report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
+    return params, optimizer, report
+
+
+def loss_parts(
+    params: Params,
+    others: Mapping[str, Params],
+    micro: Batch,
+    objective: Objective,
+    forward: Bound,
+) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+    """Frozen views, current forward, credit, terms -> (numerator, denominator) by term."""
+    sets = {**others, objective.trains: params}
+
+    def score(name: str, layout: str, read: tuple[str, ...]) -> Streams:
+        return forward(
+            sets[name], micro.layouts[layout], micro.answers, micro.temperature, read=read
+        )
+
+    frozen = {
+        view.name: jax.lax.stop_gradient(
+            score(view.params, view.name if view.context else OWN, view.read)
+        )
+        for view in objective.views
+    }
+    now = score(objective.trains, OWN, objective.read)
+    stopped = jax.lax.stop_gradient(now)
+    old = {} if micro.old is None else micro.old
+    frozen["old"] = {
+        name: dataclasses.replace(s, logp_NA=old.get(name, s.logp_NA))
+        for name, s in stopped.items()
+    }
+    credit = jax.lax.stop_gradient(objective.credit(micro, stopped, frozen))
+    pairs, signals = {}, {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
+    for term in objective.terms:
+        value_NA, mask_NA = term.fn(now, frozen, credit, micro)
+        reduce = term.reduce or objective.reduce
+        pairs[term.name] = reduce(value_NA, mask_NA, rows_N=micro.real_N)
+        signals[term.name] = jnp.where(mask_NA, jax.lax.stop_gradient(value_NA), 0.0)
+    return pairs, {**signals, **credit}
+
+
+@functools.partial(jax.jit, static_argnames=("forward",))
+def old_logp(params: Params, batch: Batch, *, forward: Bound) -> dict[str, Array]:
+    """Log-probs `[K, N, A]` of every stream under the weights that start the phase."""
+
+    def score(micro: Batch) -> dict[str, Array]:
+        packed, temperature = micro.layouts[OWN], micro.temperature
+        now = forward(params, packed, micro.answers, temperature, read=("logp",))
+        return {name: stream.logp_NA for name, stream in now.items()}
+
+    return jax.lax.map(score, batch)
+
+
+def with_old(table: Table, objective: Objective, learner: Learner, state: TrainState) -> Table:
+    """Adds the log-probs at the start of the phase, which later updates compare with."""
+    shapes = learner.shapes[objective.name]
+    size, count = shapes.micro * shapes.rows, len(table.rows)
+    old = {n: np.zeros(a.mask_NA.shape, np.float32) for n, a in table.batch.answers.items()}
+    for start in range(0, count, size):
+        chosen = list(range(start, min(start + size, count)))
+        batch = learner.place(stack(table, chosen, shapes))
+        scored = old_logp(state.params[objective.trains], batch, forward=learner.forward)
+        for name, logp_KNA in scored.items():
+            flat = np.asarray(logp_KNA).reshape(-1, logp_KNA.shape[-1])
+            old[name][chosen] = flat[: len(chosen)]
+    return dataclasses.replace(table, batch=dataclasses.replace(table.batch, old=old))

@@ -1,0 +1,6 @@
+"""Teachers: what they see that the policy does not, and how they follow it."""
+
+from jaxevo.teachers.contexts import CHAT, PLAIN, Context, Wording, cut_middle, reprompt
+from jaxevo.teachers.follow import copy, ema
+
+__all__ = ["CHAT", "PLAIN", "Context", "Wording", "copy", "cut_middle", "ema", "reprompt"]

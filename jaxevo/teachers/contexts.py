@@ -1,0 +1,200 @@
+"""Privileged contexts: what a teacher is told that the policy was not.
+
+A context is `(row, siblings, tokenizer, **options) -> Context | None`: the prompt under which a
+view re-scores the row's answer, or None for a row that has none. The row's own attempt is never
+part of it: the attempt is the continuation that is scored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from jaxevo.rewards.integer import numbers
+from jaxevo.types import Message, Row
+
+
+class Tokenizer(Protocol):
+    """What contexts need of a tokenizer."""
+
+    @property
+    def chat(self) -> bool:
+        """False for character-level models, which know digits and signs only."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        ...
+
+    def render(self, messages: Sequence[Message], *, template: str) -> list[int]:
+        """Prompt ids of a chat, up to where the assistant begins to speak."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """A teacher's prompt. cut: privileged text was shortened to fit."""
+
+    ids: list[int]
+    cut: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """The words of a re-prompt: the last user message becomes `layout`.
+
+    layout has {question}, {solution} and {feedback}; the latter two are the sections below, or
+    empty. solution and feedback have {text}. mark stands where text was cut. letters: characters
+    that the texts may hold, None for all; others are dropped, and of feedback only integers stay.
+    """
+
+    layout: str
+    solution: str
+    feedback: str
+    mark: str
+    letters: str | None = None
+
+
+CHAT = Wording(
+    layout="{question}{solution}{feedback}\n\nSolve the original question correctly.",
+    solution="\n\nA correct solution:\n\n{text}",
+    feedback="\n\nFeedback from your unsuccessful earlier attempt:\n\n{text}",
+    mark="…",
+)
+PLAIN = Wording(
+    layout="{solution}{feedback}{question}",
+    solution="[{text}]",
+    feedback="({text})",
+    mark="?",
+    letters="0123456789+-*=[]()? ",
+)
+
+
+def reprompt(
+    row: Row,
+    siblings: Sequence[Row],
+    tokenizer: Tokenizer,
+    *,
+    use_solution: bool = True,
+    use_feedback: Literal["without_solution", "always", "never"] = "without_solution",
+    success: float = 0.5,
+    template: str = "chatml",
+    max_prompt_tokens: int | None = None,
+) -> Context | None:
+    """The original prompt with a solution and/or feedback in its last user message (SDPO's x̃).
+
+    The solution is the answer of the first other row of the group with reward >= `success`, its
+    <think>...</think> removed; a sibling whose answer is empty after that is passed over. The
+    feedback is the verifier's text on the row's own attempt, which is empty when it passed.
+
+    Args:
+      row: the row whose answer will be scored.
+      siblings: rows of its group; the row itself may be among them.
+      tokenizer: `chat` decides between the wordings `CHAT` and `PLAIN`.
+      use_solution: show a solution.
+      use_feedback: show feedback when no solution is shown, always, or never.
+      success: least reward of a solution.
+      template: chat template for `tokenizer.render`.
+      max_prompt_tokens: a longer prompt loses the middle of its privileged texts, never of the
+        question or the closing instruction. None sets no limit.
+
+    Returns:
+      A context, or None when the row has neither solution nor feedback, or when its prompt exceeds
+      the limit even with one character of each.
+
+    Raises:
+      ValueError: for an unknown `use_feedback`, or a task without a user message.
+
+    References:
+      arXiv 2601.20802 (SDPO) and its official code, which truncates the prompt on the right.
+    """
+    if use_feedback not in ("without_solution", "always", "never"):
+        raise ValueError(
+            f"use_feedback={use_feedback!r}; choose without_solution, always or never."
+        )
+    wording = CHAT if tokenizer.chat else PLAIN
+    solution = _solution(row, siblings, tokenizer, success) if use_solution else ""
+    wanted = use_feedback == "always" or (use_feedback == "without_solution" and not solution)
+    feedback = _feedback(row, wording) if wanted else ""
+    if not solution and not feedback:
+        return None
+
+    def prompt(keep: int) -> list[int]:
+        parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
+        messages = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
+        return list(tokenizer.render(messages, template=template))
+
+    longest = max(len(solution), len(feedback))
+    ids = prompt(longest)
+    if max_prompt_tokens is None or len(ids) <= max_prompt_tokens:
+        return Context(ids)
+    fits, too_long = 0, longest
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if len(prompt(middle)) <= max_prompt_tokens:
+            fits = middle
+        else:
+            too_long = middle
+    return Context(prompt(fits), cut=True) if fits else None
+
+
+def cut_middle(text: str, keep: int, *, mark: str = "…") -> str:
+    """At most `keep` characters of a text, from its two ends, with `mark` where some are missing.
+
+    >>> cut_middle("0123456789", 5)
+    '012…89'
+    """
+    if len(text) <= keep:
+        return text
+    tail = keep // 2
+    return text[: keep - tail] + mark + text[len(text) - tail :]
+
+
+def _solution(row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, success: float) -> str:
+    letters = None if tokenizer.chat else PLAIN.letters
+    for other in siblings:
+        if other.uid == row.uid or other.group != row.group or other.reward < success:
+            continue
+        text = _only(_without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
+        if text:
+            return text
+    return ""
+
+
+def _feedback(row: Row, wording: Wording) -> str:
+    if wording.letters is None:
+        return row.feedback.strip()
+    return " ".join(number for number in numbers(row.feedback) if "." not in number)
+
+
+def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) -> list[Message]:
+    messages = list(row.task.messages)
+    last = max((n for n, m in enumerate(messages) if m.role == "user"), default=None)
+    if last is None:
+        raise ValueError(
+            f"task {row.task.uid} has no user message; reprompt needs one to put its sections into."
+        )
+    content = wording.layout.format(
+        question=messages[last].content,
+        solution=wording.solution.format(text=solution) if solution else "",
+        feedback=wording.feedback.format(text=feedback) if feedback else "",
+    )
+    messages[last] = dataclasses.replace(messages[last], content=content)
+    return messages
+
+
+def _without_thoughts(text: str) -> str:
+    text = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL)
+    return text.rpartition("</think>")[2].strip()  # a prompt may have opened the thought
+
+
+def _only(text: str, letters: str | None) -> str:
+    return text if letters is None else "".join(c for c in text if c in letters).strip()
+
+
+def _list(ids: np.ndarray) -> list[int]:
+    return [int(i) for i in ids]

@@ -1,0 +1,45 @@
+"""What the public functions share: choice of an implementation and checks of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def choose(
+    implementation: str | None, table: Mapping[str, Callable[..., Any]]
+) -> Callable[..., Any]:
+    """The implementation of that name; `chunked` for None.
+
+    Raises:
+      ValueError: for a name that the table does not have.
+    """
+    name = "chunked" if implementation is None else implementation
+    if name not in table:
+        raise ValueError(f"implementation={name!r} is unknown; use one of {sorted(table)} or None.")
+    return table[name]
+
+
+def check_head(name: str, hidden_MD: jax.Array, unembed_DV: jax.Array) -> None:
+    """Raises ValueError unless hidden states [M, D] meet an unembedding [D, V]."""
+    if hidden_MD.ndim != 2 or unembed_DV.ndim != 2 or hidden_MD.shape[1] != unembed_DV.shape[0]:
+        raise ValueError(
+            f"{name}hidden has shape {hidden_MD.shape} and {name}unembed {unembed_DV.shape}, but "
+            "[M, D] and [D, V] are needed. Flatten the leading axes; transpose an embedding [V, D]."
+        )
+
+
+def check_block(block_V: int | None) -> None:
+    """Raises ValueError for a block without columns."""
+    if block_V is not None and block_V < 1:
+        raise ValueError(f"block_V={block_V}, but a block needs at least one column.")
+
+
+def inverse_temperature(temperature: jax.typing.ArrayLike, rows: int) -> jax.Array:
+    """1 / temperature as [M] float32 without gradient, from a scalar or one number per row."""
+    inverse = 1.0 / jnp.asarray(temperature, jnp.float32)
+    return lax.stop_gradient(jnp.broadcast_to(inverse, (rows,)))

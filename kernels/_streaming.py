@@ -1,0 +1,132 @@
+"""Walking a vocabulary in blocks: float32 products, online sums, gradients of a head.
+
+Unembeddings come as rows [V, D] here: a block of rows is contiguous, and the transposed view that
+a tied head hands in cancels against the transposition at the door. Suffix b: columns of one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Carry = TypeVar("Carry")
+
+_LARGEST_BLOCK = 4096  # columns; larger ones no longer fit the caches of a CPU
+_LARGEST_ELEMENTS = 2**25  # of one block of logits: 128 MiB in float32
+_LANES = 128
+
+
+def default_block(rows: int, vocabulary: int) -> int:
+    """Columns per block: at most 4096, fewer for many rows, cut so that blocks come out even."""
+    largest = max(_LANES, min(_LARGEST_BLOCK, _LARGEST_ELEMENTS // rows))
+    count = -(-vocabulary // largest)
+    even = -(-vocabulary // count)
+    return min(vocabulary, -(-even // _LANES) * _LANES)
+
+
+def scan_blocks(
+    body: Callable[[Carry, jax.Array | int, int], Carry], carry: Carry, vocabulary: int, block: int
+) -> Carry:
+    """The carry after `body(carry, start, width)` over all columns.
+
+    Full blocks are scanned; what is left over is one narrower call, so that no column is padded,
+    masked or computed twice. `width` is static.
+    """
+    count, rest = divmod(vocabulary, block)
+    if count:
+
+        def step(carry: Carry, index: jax.Array) -> tuple[Carry, None]:
+            return body(carry, index * block, block), None
+
+        carry, _ = lax.scan(step, carry, jnp.arange(count, dtype=jnp.int32))
+    return body(carry, count * block, rest) if rest else carry
+
+
+def dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    """Product of two matrices over the axes `contract`, accumulated and returned in float32."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return lax.dot_general(
+        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=jnp.float32
+    )
+
+
+def block_rows(unembed_VD: jax.Array, start: jax.Array | int, width: int) -> jax.Array:
+    """Rows start .. start + width."""
+    return lax.dynamic_slice_in_dim(unembed_VD, start, width, axis=0)
+
+
+def block_logits(hidden_MD: jax.Array, rows_bD: jax.Array, inverse_M: jax.Array) -> jax.Array:
+    """Logits of one block over the temperature, [M, b] float32."""
+    return dot(hidden_MD, rows_bD, (1, 1)) * inverse_M[:, None]
+
+
+class Running(NamedTuple):
+    """Σ_v exp(x_v − max) over the columns seen so far, and that max."""
+
+    max_M: jax.Array
+    total_M: jax.Array
+
+
+def logsumexp(run: Running) -> jax.Array:
+    """log Σ_v exp(x_v), [M]."""
+    return run.max_M + jnp.log(run.total_M)
+
+
+def no_columns(rows: int) -> Running:
+    """The sum over no columns; its max is the lowest finite number, since −∞ · 0 is NaN."""
+    lowest = jnp.finfo(jnp.float32).min
+    return Running(jnp.full(rows, lowest, jnp.float32), jnp.zeros(rows, jnp.float32))
+
+
+def extend(run: Running, x_Mb: jax.Array) -> tuple[Running, jax.Array]:
+    """Takes in one block; also returns its x − max, which lies in (−∞, 0]."""
+    max_M = jnp.maximum(run.max_M, jnp.max(x_Mb, axis=1))
+    shifted_Mb = x_Mb - max_M[:, None]
+    block_M = jnp.sum(jnp.exp(shifted_Mb), axis=1)
+    return Running(max_M, run.total_M * jnp.exp(run.max_M - max_M) + block_M), shifted_Mb
+
+
+def extend_sum(
+    weighted_M: jax.Array, before: Running, after: Running, *, moved_M: jax.Array
+) -> jax.Array:
+    """Σ_v exp(x_v − max) f_v of the columns seen before, re-expressed after a step.
+
+    The weights refer to the max of `after`; the values f, kept relative to shifts of their own so
+    that large logits do not cancel, have all grown by `moved_M`.
+    """
+    return jnp.exp(before.max_M - after.max_M) * (weighted_M + before.total_M * moved_M)
+
+
+def head_gradients(
+    dlogits_of: Callable[[jax.Array | int, int], jax.Array],
+    hidden_MD: jax.Array,
+    unembed_VD: jax.Array,
+    block: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of hidden states and unembedding, from `dlogits_of(start, width)` [M, b].
+
+    The products take their operands in the inputs' dtype, like the forward pass. Each block of the
+    unembedding's gradient is written once, into the one buffer that the scan carries.
+    """
+    dtype = jnp.promote_types(hidden_MD.dtype, unembed_VD.dtype)
+
+    def body(
+        carry: tuple[jax.Array, jax.Array], start: jax.Array | int, width: int
+    ) -> tuple[jax.Array, jax.Array]:
+        dhidden_MD, dunembed_VD = carry
+        rows_bD = block_rows(unembed_VD, start, width)
+        dlogits_Mb = dlogits_of(start, width).astype(dtype)
+        drows_bD = dot(dlogits_Mb, hidden_MD, (0, 0)).astype(unembed_VD.dtype)
+        return (
+            dhidden_MD + dot(dlogits_Mb, rows_bD, (1, 0)),
+            lax.dynamic_update_slice_in_dim(dunembed_VD, drows_bD, start, axis=0),
+        )
+
+    zeros = jnp.zeros(hidden_MD.shape, jnp.float32), jnp.zeros_like(unembed_VD)
+    dhidden_MD, dunembed_VD = scan_blocks(body, zeros, unembed_VD.shape[0], block)
+    return dhidden_MD.astype(hidden_MD.dtype), dunembed_VD

@@ -1,0 +1,27 @@
+"""`fused_logprob` in plain jnp: the truth that the other implementations are tested against."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.kernels._streaming import dot
+from jaxevo.kernels.fused_logprob._types import LogProbs
+
+
+def fused_logprob(
+    hidden_MD: jax.Array,
+    unembed_DV: jax.Array,
+    targets_M: jax.Array,
+    inverse_M: jax.Array,
+    *,
+    block_V: int | None = None,
+) -> LogProbs:
+    """Materialises the logits; differentiated by JAX. `inverse_M` is 1 / temperature."""
+    del block_V
+    logits_MV = dot(hidden_MD, unembed_DV, (1, 0)) * inverse_M[:, None]
+    logsumexp_M = jax.nn.logsumexp(logits_MV, axis=1)
+    logp_MV = logits_MV - logsumexp_M[:, None]
+    logp_M = jnp.take_along_axis(logp_MV, targets_M[:, None], axis=1)[:, 0]
+    entropy_M = -jnp.sum(jnp.exp(logp_MV) * logp_MV, axis=1)
+    return LogProbs(logp_M, entropy_M, logsumexp_M)

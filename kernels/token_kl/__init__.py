@@ -1,0 +1,96 @@
+"""Divergence between a student's and a teacher's next-token distributions, slot by slot."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+from jax import lax
+
+from jaxevo.kernels import _dispatch
+from jaxevo.kernels.token_kl import chunked, reference
+from jaxevo.kernels.token_kl._types import Heads, Measure
+
+__all__ = ["token_kl"]
+
+_IMPLEMENTATIONS = {"reference": reference.token_kl, "chunked": chunked.token_kl}
+_KINDS = ("reverse", "forward", "js")
+
+
+def token_kl(
+    student_hidden_MD: jax.Array,
+    teacher_hidden_ME: jax.Array,
+    student_unembed_DV: jax.Array,
+    teacher_unembed_EV: jax.Array,
+    *,
+    kind: Literal["reverse", "forward", "js"] = "reverse",
+    alpha: float = 0.5,
+    top_k: int | None = None,
+    tail: bool = True,
+    temperature: jax.typing.ArrayLike = 1.0,
+    implementation: Literal["reference", "chunked"] | None = None,
+    block_V: int | None = None,
+) -> jax.Array:
+    """D(student p, teacher q) in nats per slot, [M] float32, p and q at logits / temperature.
+
+      reverse: KL(p‖q) = Σ_v p_v log(p_v / q_v)     ∂/∂x_v = p_v (log(p_v / q_v) − KL)
+      forward: KL(q‖p)                              ∂/∂x_v = p_v − q_v
+      js:      (1−α) KL(p‖m) + α KL(q‖m)            ∂/∂x_v = (1−α) p_v (log(p_v / m_v) − KL(p‖m))
+               with m = (1−α) p + α q
+
+    Never below 0 but for rounding. Gradients flow to the student's hidden states and unembedding
+    only, in their dtype; logits and sums are float32 and stay finite where probabilities underflow.
+
+    `top_k` takes the sums over the student's top_k tokens instead (the choice is a constant), where
+    both sides get one more bucket for the rest (`tail`) or are renormalised. With the tail,
+    gradients reach all logits through it; top_k=1 without it is identically 0.
+
+    Products of 2 M D V FLOPs with gradients, for `chunked` (it holds [M, block_V] blocks and
+    computes them again): reverse and forward 6, js 8, top_k 5. Heads are best stored as rows
+    [V, D], see `fused_logprob`.
+
+    Args:
+      student_hidden_MD, teacher_hidden_ME: final hidden states at the same M slots.
+      student_unembed_DV, teacher_unembed_EV: heads over the same V tokens.
+      kind: which divergence.
+      alpha: α of js, in (0, 1); js tends to 0 at both ends, where the plain KLs do not.
+      top_k: None for the whole vocabulary, or how many tokens, in [1, V].
+      tail: whether the tokens outside of top_k count as one bucket.
+      temperature: > 0, a number or one per row [M], for both; may be traced, gets no gradient.
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, or None, which
+        takes `chunked`.
+      block_V: columns per block of `chunked`; None picks by M and V.
+
+    Raises:
+      ValueError: for shapes that do not fit, an unknown kind or implementation, alpha or top_k out
+        of range, or block_V < 1.
+
+    References:
+      arXiv 2601.20802 (SDPO: top-k with tail), 2306.13649 (GKD: generalised JS).
+    """
+    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
+    _dispatch.check_head("teacher_", teacher_hidden_ME, teacher_unembed_EV)
+    _dispatch.check_block(block_V)
+    rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
+    if (teacher_hidden_ME.shape[0], teacher_unembed_EV.shape[1]) != (rows, vocabulary):
+        raise ValueError(
+            f"the student has {rows} slots over {vocabulary} tokens, the teacher "
+            f"{teacher_hidden_ME.shape[0]} over {teacher_unembed_EV.shape[1]}; they must agree."
+        )
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; use one of {_KINDS}.")
+    if kind == "js" and not 0.0 < alpha < 1.0:
+        raise ValueError(
+            f"alpha={alpha}, but js needs 0 < alpha < 1. Use kind='forward' or kind='reverse'."
+        )
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise ValueError(f"top_k={top_k}, but it must lie in [1, {vocabulary}], or be None.")
+    run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
+    heads = Heads(
+        student_hidden_MD,
+        student_unembed_DV.T,
+        lax.stop_gradient(teacher_hidden_ME),
+        lax.stop_gradient(teacher_unembed_EV.T),
+        _dispatch.inverse_temperature(temperature, rows),
+    )
+    return run(heads, Measure(kind, float(alpha), top_k, tail), block_V=block_V)

@@ -1,0 +1,26 @@
+"""What `token_kl` hands to its implementations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+
+
+class Heads(NamedTuple):
+    """Both models' hidden states and unembeddings as rows, and 1 / temperature."""
+
+    student_hidden_MD: jax.Array
+    student_VD: jax.Array
+    teacher_hidden_ME: jax.Array
+    teacher_VE: jax.Array
+    inverse_M: jax.Array
+
+
+class Measure(NamedTuple):
+    """Which divergence, and over which tokens; hashable."""
+
+    kind: str
+    alpha: float
+    top_k: int | None
+    tail: bool

@@ -1,0 +1,125 @@
+"""`token_kl` over vocabulary blocks in XLA: one pass forward (js: two), one for the gradients."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.kernels import _streaming as streaming
+from jaxevo.kernels.token_kl._blocks import both_logits, student_gradients
+from jaxevo.kernels.token_kl._chunked_top_k import top_k_logp
+from jaxevo.kernels.token_kl._divergence import divergence, on_support, terms
+from jaxevo.kernels.token_kl._types import Heads, Measure
+
+
+def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> jax.Array:
+    """Streams over blocks of `block_V` columns of both heads at once."""
+    rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
+    block = block_V or streaming.default_block(rows, vocabulary)
+    if measure.top_k is None:
+        return _streamed(heads, measure, block)
+    logp_MK, logq_MK = top_k_logp(heads, measure.top_k, block)
+    logp_MK = on_support(logp_MK, tail=measure.tail)
+    logq_MK = on_support(logq_MK, tail=measure.tail)
+    return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
+
+
+class _Sums(NamedTuple):
+    """What the gradient needs: both logsumexps, and Σ_v of the slopes."""
+
+    student_M: jax.Array
+    teacher_M: jax.Array
+    slope_M: jax.Array
+
+
+_Pair = tuple[streaming.Running, streaming.Running]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _streamed(heads: Heads, measure: Measure, block: int) -> jax.Array:
+    return _forward(heads, measure, block)[0]
+
+
+def _forward(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, tuple[Heads, _Sums]]:
+    forward = _two_passes if measure.kind == "js" else _one_pass
+    value_M, sums = forward(heads, measure, block)
+    return value_M, (heads, sums)
+
+
+def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, _Sums]:
+    """KL(p‖q) = Σ_v p_v (x_v − y_v) − logsumexp x + logsumexp y, with p the student if reverse.
+
+    The sum is kept relative to both running maxima, so that equal logits give exactly 0 and large
+    ones do not cancel.
+    """
+    reverse = measure.kind == "reverse"
+
+    def body(
+        carry: tuple[_Pair, jax.Array], start: jax.Array | int, width: int
+    ) -> tuple[_Pair, jax.Array]:
+        (p, q), weighted_M = carry
+        x_Mb, y_Mb = both_logits(heads, start, width)
+        if not reverse:
+            x_Mb, y_Mb = y_Mb, x_Mb
+        p_after, x_Mb = streaming.extend(p, x_Mb)
+        q_after, y_Mb = streaming.extend(q, y_Mb)
+        moved_M = (p.max_M - p_after.max_M) - (q.max_M - q_after.max_M)
+        weighted_M = streaming.extend_sum(weighted_M, p, p_after, moved_M=moved_M)
+        weighted_M += jnp.sum(jnp.exp(x_Mb) * (x_Mb - y_Mb), axis=1)
+        return (p_after, q_after), weighted_M
+
+    rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
+    nothing = streaming.no_columns(rows)
+    start = (nothing, nothing), jnp.zeros(rows, jnp.float32)
+    (p, q), weighted_M = streaming.scan_blocks(body, start, vocabulary, block)
+    kl_M = weighted_M / p.total_M - jnp.log(p.total_M) + jnp.log(q.total_M)
+    student_M, teacher_M = map(streaming.logsumexp, (p, q) if reverse else (q, p))
+    return kl_M, _Sums(student_M, teacher_M, kl_M if reverse else jnp.zeros_like(kl_M))
+
+
+def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, _Sums]:
+    """The logarithm of a mixture needs both logsumexps first."""
+    rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
+
+    def add_up(carry: _Pair, start: jax.Array | int, width: int) -> _Pair:
+        x_Mb, y_Mb = both_logits(heads, start, width)
+        return streaming.extend(carry[0], x_Mb)[0], streaming.extend(carry[1], y_Mb)[0]
+
+    nothing = streaming.no_columns(rows)
+    pair = streaming.scan_blocks(add_up, (nothing, nothing), vocabulary, block)
+    student_M, teacher_M = map(streaming.logsumexp, pair)
+
+    def compare(
+        carry: tuple[jax.Array, jax.Array], start: jax.Array | int, width: int
+    ) -> tuple[jax.Array, jax.Array]:
+        x_Mb, y_Mb = both_logits(heads, start, width)
+        value_Mb, slope_Mb = terms(
+            x_Mb - student_M[:, None], y_Mb - teacher_M[:, None], measure.kind, measure.alpha
+        )
+        return carry[0] + jnp.sum(value_Mb, axis=1), carry[1] + jnp.sum(slope_Mb, axis=1)
+
+    zero_M = jnp.zeros(rows, jnp.float32)
+    value_M, slope_M = streaming.scan_blocks(compare, (zero_M, zero_M), vocabulary, block)
+    return value_M, _Sums(student_M, teacher_M, slope_M)
+
+
+def _backward(
+    measure: Measure, block: int, saved: tuple[Heads, _Sums], cotangent_M: jax.Array
+) -> tuple[Heads]:
+    """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
+    heads, sums = saved
+    scale_M1 = (cotangent_M * heads.inverse_M)[:, None]
+
+    def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
+        x_Mb, y_Mb = both_logits(heads, start, width)
+        logp_Mb, logq_Mb = x_Mb - sums.student_M[:, None], y_Mb - sums.teacher_M[:, None]
+        _, slope_Mb = terms(logp_Mb, logq_Mb, measure.kind, measure.alpha)
+        return scale_M1 * (slope_Mb - jnp.exp(logp_Mb) * sums.slope_M[:, None])
+
+    return (student_gradients(dlogits_of, heads, block),)
+
+
+_streamed.defvjp(_forward, _backward)

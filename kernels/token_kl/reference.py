@@ -1,0 +1,27 @@
+"""`token_kl` in plain jnp: the truth that the other implementations are tested against."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxevo.kernels._streaming import dot
+from jaxevo.kernels.token_kl._divergence import divergence, on_support
+from jaxevo.kernels.token_kl._types import Heads, Measure
+
+
+def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> jax.Array:
+    """Materialises both logits; differentiated by JAX."""
+    del block_V
+    inverse_M1 = heads.inverse_M[:, None]
+    x_MV = dot(heads.student_hidden_MD, heads.student_VD, (1, 1)) * inverse_M1
+    y_MV = dot(heads.teacher_hidden_ME, heads.teacher_VE, (1, 1)) * inverse_M1
+    logp_MV = x_MV - jax.nn.logsumexp(x_MV, axis=1, keepdims=True)
+    logq_MV = y_MV - jax.nn.logsumexp(y_MV, axis=1, keepdims=True)
+    if measure.top_k is None:
+        return divergence(logp_MV, logq_MV, measure.kind, measure.alpha)
+    _, ids_MK = lax.top_k(lax.stop_gradient(x_MV), measure.top_k)
+    logp_MK = on_support(jnp.take_along_axis(logp_MV, ids_MK, axis=1), tail=measure.tail)
+    logq_MK = on_support(jnp.take_along_axis(logq_MV, ids_MK, axis=1), tail=measure.tail)
+    return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)

@@ -1,0 +1,183 @@
+"""Our decoder against transformers' llama (torch) on tiny random models with the same weights.
+
+Tolerance 2e-4 on logits of size about 1: float32 sums of 64 to 128 products in another order,
+through two layers.
+"""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo.models import decoder, hf
+
+torch = pytest.importorskip("torch")
+TOLERANCE = 2e-4
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+VARIANTS = {
+    "tied": {"tie_word_embeddings": True},
+    "untied": {"tie_word_embeddings": False},
+    "llama3": {"tie_word_embeddings": False, "rope_parameters": LLAMA3},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The same weights in torch and here."""
+
+    theirs: object
+    config: decoder.DecoderConfig
+    params: dict
+
+    def logits(self, ids_BS, positions_BS, mask_BSC):
+        hidden, _ = decoder.apply(self.config, self.params, ids_BS, positions_BS, mask_BSC)
+        return np.asarray(hidden @ decoder.unembed(self.config, self.params))
+
+    def expected(self, ids):
+        with torch.no_grad():
+            return self.theirs(torch.tensor([list(ids)])).logits[0].numpy()
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def pair(request, tmp_path_factory):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+        **VARIANTS[request.param],
+    )
+    model = LlamaForCausalLM(config).eval()
+    folder = tmp_path_factory.mktemp(request.param)
+    shard = {"tied": "10GB", "untied": "60KB", "llama3": "10GB"}[request.param]
+    model.save_pretrained(folder, max_shard_size=shard)
+    if request.param == "untied":
+        assert (folder / "model.safetensors.index.json").is_file()
+    return Pair(model, *hf.load_weights(folder))
+
+
+def random_ids(seed, length):
+    return np.random.default_rng(seed).integers(0, 128, length)
+
+
+def causal(rows, slots):
+    return np.broadcast_to(np.tril(np.ones((slots, slots), bool)), (rows, slots, slots))
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_alone(pair):
+    ids = random_ids(0, 40)
+    ours = pair.logits(ids[None], np.arange(40)[None], causal(1, 40))
+    assert_close(ours[0], pair.expected(ids))
+    assert np.std(ours) > 0.3  # the models say something, so that agreement means something
+
+
+def test_right_padded_batch(pair):
+    rows = [random_ids(seed, length) for seed, length in enumerate((3, 17, 24))]
+    ids_BS = random_ids(9, (3, 24))  # garbage in the padding
+    positions_BS = np.broadcast_to(np.arange(24), (3, 24)).copy()
+    real_BS = np.zeros((3, 24), bool)
+    for row, ids in enumerate(rows):
+        ids_BS[row, : len(ids)] = ids
+        real_BS[row, : len(ids)] = True
+    positions_BS[~real_BS] = 12345
+    mask_BSC = causal(3, 24) & real_BS[:, None, :] & real_BS[:, :, None]
+    ours = pair.logits(ids_BS, positions_BS, mask_BSC)
+    assert np.isfinite(ours).all()
+    for row, ids in enumerate(rows):
+        assert_close(ours[row, : len(ids)], pair.expected(ids))
+
+
+def test_two_sequences_in_one_row(pair):
+    first, second = random_ids(1, 9), random_ids(2, 14)
+    block_S = np.repeat([0, 1], [9, 14])
+    positions = np.concatenate((np.arange(9), np.arange(14)))
+    mask = causal(1, 23) & (block_S[:, None] == block_S[None])
+    ours = pair.logits(np.concatenate((first, second))[None], positions[None], mask)
+    assert_close(ours[0, :9], pair.expected(first))
+    assert_close(ours[0, 9:], pair.expected(second))
+
+
+def test_shared_prefix_with_two_answers(pair):
+    prompt, one, two = random_ids(1, 11), random_ids(2, 6), random_ids(3, 8)
+    branch_S = np.repeat([0, 1, 2], [11, 6, 8])
+    positions = np.concatenate((np.arange(11), 11 + np.arange(6), 11 + np.arange(8)))
+    sees = (branch_S[None] == 0) | (branch_S[:, None] == branch_S[None])
+    ours = pair.logits(
+        np.concatenate((prompt, one, two))[None], positions[None], causal(1, 25) & sees
+    )
+    assert_close(ours[0, :17], pair.expected([*prompt, *one]))
+    assert_close(ours[0, 17:], pair.expected([*prompt, *two])[11:])
+
+
+def test_cache_prefill_then_token_by_token(pair):
+    ids_BS, prompt, total, capacity = random_ids(5, (2, 18)), 10, 18, 24
+    head = decoder.unembed(pair.config, pair.params)
+    step = jax.jit(
+        lambda cache, ids, positions, mask, slot: decoder.apply(
+            pair.config, pair.params, ids, positions, mask, cache=cache, slot=slot
+        ),
+        donate_argnums=0,
+    )
+    cache = decoder.init_cache(pair.config, rows=2, capacity=capacity)
+    pieces, slots_C = [], np.arange(capacity)
+    for begin, end in [(0, prompt), *((t, t + 1) for t in range(prompt, total))]:
+        positions = np.broadcast_to(np.arange(begin, end), (2, end - begin))
+        mask = slots_C[None, None] <= positions[:, :, None]
+        hidden, cache = step(cache, ids_BS[:, begin:end], positions, mask, jnp.int32(begin))
+        pieces.append(np.asarray(hidden @ head))
+    ours = np.concatenate(pieces, axis=1)
+    for row in range(2):
+        assert_close(ours[row], pair.expected(ids_BS[row]))
+
+
+def test_bfloat16_file_and_weights(pair, tmp_path):
+    pair.theirs.to(torch.bfloat16).save_pretrained(tmp_path)
+    pair.theirs.to(torch.float32)
+    config, params = hf.load_weights(tmp_path, dtype=jnp.bfloat16)
+    exact = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), pair.params)
+    jax.tree.map(np.testing.assert_array_equal, params, exact)
+    ids = random_ids(0, 20)
+    hidden, _ = decoder.apply(config, params, ids[None], np.arange(20)[None], causal(1, 20))
+    assert hidden.dtype == jnp.bfloat16
+    ours = np.asarray((hidden @ decoder.unembed(config, params)).astype(jnp.float32))
+    # 8 bits of mantissa through two layers: percent-sized errors, but the same distribution.
+    theirs = pair.logits(ids[None], np.arange(20)[None], causal(1, 20))
+    assert np.abs(ours - theirs).max() < 0.1 * np.std(theirs)
+
+
+def test_our_export_opens_in_transformers(pair, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    tensors = dict(hf.hf_tensors(pair.config, pair.params))
+    hf.write_hf_dir(
+        tmp_path, pair.config, tensors, token_ids={"eos_token_id": 2}, documents={}
+    )
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids = random_ids(3, 30)
+    with torch.no_grad():
+        logits = again(torch.tensor(ids[None])).logits[0].numpy()
+    np.testing.assert_array_equal(logits, pair.expected(ids))
+    assert hf.load_weights(tmp_path)[0] == pair.config
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert written["eos_token_id"] == 2

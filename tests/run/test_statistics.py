@@ -1,0 +1,180 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from jaxevo.run.statistics import (
+    majority_at_k,
+    mean_interval,
+    pass_at_k,
+    student_quantile,
+    wilson_interval,
+)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"),
+    [(8, 2, 1, 0.25), (8, 2, 4, 0.785714), (8, 2, 8, 1.0), (8, 0, 8, 0.0), (4, 1, 2, 0.5)],
+)
+def test_pass_at_k_worked_numbers(n, c, k, expected):
+    assert float(pass_at_k(n, c, k)) == pytest.approx(expected, abs=5e-7)  # six digits are given
+
+
+def test_pass_at_k_is_the_mean_over_subsets():
+    for n, c in ((5, 0), (5, 2), (6, 5), (6, 6)):
+        flags = [1] * c + [0] * (n - c)
+        for k in range(1, n + 1):
+            subsets = [max(s) for s in itertools.combinations(flags, k)]
+            # products of at most six float64 ratios
+            assert float(pass_at_k(n, c, k)) == pytest.approx(np.mean(subsets), abs=1e-14)
+
+
+def test_pass_at_k_of_many_problems_and_large_counts():
+    n, c = np.array([[8], [1000]]), np.array([0, 2, 8])
+    found = pass_at_k(n, c, 4)
+    assert found.shape == (2, 3)
+    for (i, j), value in np.ndenumerate(found):
+        exact = 1 - math.comb(int(n[i, 0] - c[j]), 4) / math.comb(int(n[i, 0]), 4)
+        assert value == pytest.approx(exact, abs=1e-12)
+    tiny = float(pass_at_k(10_000, 1, 5_000))  # C(n, k) itself overflows a float
+    assert tiny == pytest.approx(0.5, abs=1e-11)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 1, 0), (4, 1, 5)])
+def test_pass_at_k_ranges(n, c, k):
+    with pytest.raises(ValueError, match="pass_at_k needs 0 <= c <= n and 1 <= k <= n"):
+        pass_at_k(n, c, k)
+
+
+def brute_force_majority(answers, correct, k):
+    flags, wins = dict(zip(answers, correct, strict=True)), []
+    for order in itertools.permutations(answers, k):
+        votes = [a for a in order if a is not None]
+        first_seen_best = max(votes, key=votes.count, default=None)  # max keeps the first
+        wins.append(first_seen_best is not None and flags[first_seen_best])
+    return np.mean(wins)
+
+
+@pytest.mark.parametrize(
+    ("answers", "right"),
+    [
+        ("AAAB", "A"),
+        ("AAAB", "B"),
+        ("ABCDE", "A"),
+        ("AABBC", "A"),
+        ("AABBCC", "AB"),
+        ("AAABBC", "C"),
+        ("AAB___", "A"),
+        ("AB____", "B"),
+        ("______", ""),
+    ],
+)
+def test_majority_at_k_equals_all_orders(answers, right):
+    answers = [None if a == "_" else a for a in answers]
+    correct = [a is not None and a in right for a in answers]
+    for k in range(1, len(answers) + 1):
+        expected = brute_force_majority(answers, correct, k)
+        # an exact fraction against a mean of up to 720 ones and zeros
+        assert majority_at_k(answers, correct, k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_majority_at_k_worked_numbers():
+    answers, correct = list("AAAB"), [True, True, True, False]
+    # k = 2: 3 of 6 pairs are AA, 3 are a tie that A wins half the time
+    values = [majority_at_k(answers, correct, k) for k in (1, 2, 3, 4)]
+    assert values == [0.75, 0.75, 1.0, 1.0]
+
+
+def test_majority_at_k_of_many_answers():
+    answers = [str(i) for i in range(64)]
+    correct = [i == 3 for i in range(64)]
+    for k in (1, 16, 64):  # all differ: every vote is a tie
+        assert majority_at_k(answers, correct, k) == pytest.approx(1 / 64, abs=1e-15)
+    answers, correct = ["a"] * 33 + ["b"] * 31, [True] * 33 + [False] * 31
+    assert majority_at_k(answers, correct, 64) == 1.0
+    odd = majority_at_k(answers, correct, 31)
+    hypergeometric = sum(math.comb(33, m) * math.comb(31, 31 - m) for m in range(16, 32))
+    assert odd == pytest.approx(hypergeometric / math.comb(64, 31), abs=1e-15)
+
+
+def test_majority_at_k_faults():
+    with pytest.raises(ValueError, match="answer 'A' is called both right and wrong"):
+        majority_at_k(["A", "A"], [True, False], 1)
+    for k, flags in ((0, [True]), (2, [True]), (1, [])):
+        with pytest.raises(ValueError, match="as many flags as answers"):
+            majority_at_k(["A"], flags, k)
+
+
+def test_wilson_worked_numbers():
+    mean, low, high = wilson_interval(8, 10)
+    assert (mean, low, high) == pytest.approx((0.8, 0.490162, 0.943318), abs=1e-6)
+    # 0 of n: the upper end is z^2 / (n + z^2), with z^2 = 3.841459
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.0, 3.841459 / 13.841459), abs=1e-7)
+    assert wilson_interval(10, 10) == pytest.approx((1.0, 10 / 13.841459, 1.0), abs=1e-7)
+    assert wilson_interval(0, 5).low == 0.0
+    assert wilson_interval(5, 5).high == 1.0
+
+
+def test_wilson_inverts_the_score_test_and_narrows_with_trials():
+    for successes, trials, level, z in ((3, 17, 0.9, 1.644854), (60, 64, 0.99, 2.575829)):
+        share, low, high = wilson_interval(successes, trials, level)
+        for end in (low, high):
+            distance = abs(share - end) / math.sqrt(end * (1 - end) / trials)
+            assert distance == pytest.approx(z, abs=1e-5)  # z has six digits
+    widths = [np.ptp(wilson_interval(n // 2, n)[1:]) for n in (10, 100, 1000)]
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_wilson_faults():
+    for successes, trials in ((-1, 4), (5, 4), (0, 0)):
+        with pytest.raises(ValueError, match="wilson_interval needs"):
+            wilson_interval(successes, trials)
+    for level in (0.0, 1.0, 95.0, math.nan):
+        with pytest.raises(ValueError, match=r"confidence level lies in \(0, 1\)"):
+            wilson_interval(1, 2, level)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [(1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (10, 2.228139), (60, 2.000298)],
+)
+def test_student_quantiles_of_the_tables(degrees, expected):
+    assert student_quantile(0.975, degrees) == pytest.approx(expected, abs=1e-6)
+
+
+def test_mean_interval_worked_numbers():
+    # Problem means 0.5, 1.0, 0.0: mean 0.5, s = 0.5, standard error 0.288675, t(2) = 4.302653.
+    interval = mean_interval([[1, 0, 1, 0], [1, 1], [0]])
+    assert interval.mean == 0.5
+    assert interval.high - 0.5 == pytest.approx(0.288675 * 4.302653, abs=3e-6)
+    assert interval.low + interval.high == pytest.approx(1.0, abs=1e-12)
+    narrow = mean_interval([[1, 0, 1, 0], [1, 1], [0]], 0.5)
+    assert narrow.high - 0.5 == pytest.approx(0.288675 * 0.816497, abs=3e-6)
+
+
+def test_repeating_samples_of_a_problem_adds_no_certainty():
+    values = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
+    assert mean_interval([v * 50 for v in values]) == mean_interval(values)
+
+
+def test_mean_interval_covers_its_level():
+    # 400 experiments of 6 problems whose own rates differ; 95 % +- 4 standard deviations of 1.1 %.
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        rates = rng.normal(0.4, 0.2, size=6)
+        values = rates[:, None] + rng.normal(0, 0.1, size=(6, 8))
+        interval = mean_interval(list(values))
+        hits += interval.low <= 0.4 <= interval.high
+    assert abs(hits / 400 - 0.95) < 0.044
+
+
+def test_mean_interval_edges():
+    assert mean_interval([[1.0, 0.0]]) == (0.5, -math.inf, math.inf)
+    assert mean_interval([[1.0]] * 5) == (1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="got no problem"):
+        mean_interval([])
+    for bad in ([], [math.nan], [math.inf]):
+        with pytest.raises(ValueError, match="problem 1 has"):
+            mean_interval([[1.0], bad])
