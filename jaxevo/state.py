@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,16 @@ from jaxevo.types import Bound, Params, Recipe, TrainState
 COUNTERS = ("round", "position", "updates", "skipped", "skipped_in_a_row")
 
 
-def initial_state(recipe: Recipe, params: Params) -> TrainState:
-    """Every named parameter set as its own copy of the loaded weights, optimizers at zero."""
-    sets = {own.name: jax.tree.map(jnp.copy, params) for own in recipe.params}
-    optimizers = {o.name: o.optimizer().init(sets[o.trains]) for o in recipe.objectives}
+def initial_state(
+    recipe: Recipe, params: Params, *, place: Callable[[Any], Any] = jax.device_put
+) -> TrainState:
+    """Every named parameter set as its own copy of the loaded weights, optimizers at zero.
+
+    `place` puts a tree onto the devices where updates will leave it, so that the first update is
+    compiled for the same layout as all others.
+    """
+    sets = {own.name: place(jax.tree.map(jnp.copy, params)) for own in recipe.params}
+    optimizers = {o.name: place(o.optimizer().init(sets[o.trains])) for o in recipe.objectives}
     return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))
 
 

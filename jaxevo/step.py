@@ -71,6 +71,8 @@ def learn(
     """All updates of one objective on one round's rows."""
     shapes = learner.shapes[objective.name]
     table = tabulate(rows, answer_slots=shapes.answer, views=objective.views, tokenizer=tokenizer)
+    if objective.check is not None:
+        objective.check(table.batch)
     advantage_N = np.asarray(objective.advantage(table.batch), np.float32)
     table = dataclasses.replace(
         table, batch=dataclasses.replace(table.batch, advantage_N=advantage_N)

@@ -322,8 +322,9 @@ class Batch:
 class View:
     """The same answers scored under another context and/or another parameter set.
 
-    context: `(row, siblings, tokenizer) -> prompt ids or None`; None (the option) keeps the row's
-    own prompt. A row whose context is None is not scored: `batch.present[name]` is False there.
+    context: `(row, siblings, tokenizer) -> an object with .ids and .cut, or None`; without one the
+    row keeps its own prompt. A row whose context is None is not scored: `batch.present[name]` is
+    False there.
     params: a parameter set's name. read: what to compute, of `logp`, `entropy`, `hidden`.
     """
 
@@ -361,7 +362,8 @@ class Objective:
     """How one parameter set learns from the rows that `collect` files under `name`.
 
     advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {name: [N, A]}`, stop-gradient.
-    optimizer: `() -> optax.GradientTransformation`.
+    optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
+    the host for rows that this objective must not learn from.
     """
 
     name: str
@@ -375,6 +377,7 @@ class Objective:
     views: tuple[View, ...] = ()
     epochs: int = 1
     minibatch: Minibatch = Minibatch()
+    check: Bound | None = None
 
     @property
     def updates(self) -> int:

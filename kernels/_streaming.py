@@ -7,7 +7,7 @@ a tied head hands in cancels against the transposition at the door. Suffix b: co
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ Carry = TypeVar("Carry")
 _LARGEST_BLOCK = 4096  # columns; larger ones no longer fit the caches of a CPU
 _LARGEST_ELEMENTS = 2**25  # of one block of logits: 128 MiB in float32
 _LANES = 128
+
+NO_GRADIENT: Any = None  # a cotangent that JAX takes as a symbolic zero: no array is made
 
 
 def default_block(rows: int, vocabulary: int) -> int:

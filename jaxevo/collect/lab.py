@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxevo.types import Array, Row, Segment, Source, Task, TaskSource, row_uid
+from jaxevo.types import Array, Row, Segment, Source, Task, TaskSource, Verdict, row_uid
 
 
 class SamplesLike(Protocol):
@@ -68,7 +68,7 @@ class Lab:
         position: int,
         seed: int,
         weights_version: int = 0,
-        coin: Callable[[int, int], float] | None = None,
+        coin: Callable[[int, int], Verdict] | None = None,
     ):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.round_index, self.position, self.seed = round_index, position, seed
@@ -182,11 +182,13 @@ class Lab:
         text = self.answer_text(row)
         verdicts = {n: verify(row.task, text) for n, verify in self.source.verifiers.items()}
         first = next(iter(verdicts.values()))
-        coin = self._coin
-        rewards = {"correct": first.score} if coin is None else {"coin": coin(self.seed, row.uid)}
+        rewards, feedback = {"correct": first.score}, first.feedback
+        if self._coin is not None:  # the control arm must not hear the truth in words either
+            coin = self._coin(self.seed, row.uid)
+            rewards, feedback = {"coin": coin.score}, coin.feedback
         scores = {name: v.score for name, v in verdicts.items()}
         info = {**row.info, "verdicts": scores, "status": first.status}
-        return dataclasses.replace(row, rewards=rewards, feedback=first.feedback, info=info)
+        return dataclasses.replace(row, rewards=rewards, feedback=feedback, info=info)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

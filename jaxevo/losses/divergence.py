@@ -38,13 +38,14 @@ def categorical_kl(
     js: (1−α)·KL(p‖m) + α·KL(q‖m) with m = (1−α)p + αq, for 0 < α < 1.
 
     The js divergence tends to 0 at both ends of α and is not rescaled, so a learning rate has to
-    follow α. The gradient reaches the student only and is the closed form, so that it is exactly 0
-    for equal distributions:
+    follow α. The gradient reaches the student only and is the closed form, without the rounding
+    of terms that cancel:
 
     reverse: p·(log(p/q) − KL);  forward: p − q;  js: (1−α)·p·(log(p/m) − KL(p‖m)).
 
     With `top_k` both are first reduced to the k tokens that the student finds most likely. The
-    rest becomes one more bucket of mass 1 − Σₖ (`tail`), or is dropped and the k renormalised.
+    rest becomes one more bucket of mass max(1 − Σₖ, 1e-7) (`tail`), or is dropped and the k
+    renormalised.
 
     Args:
       student_logits: [..., V]; differentiable. A logit of −inf forbids a token.
@@ -108,7 +109,10 @@ def entropy(logits: Array, *, temperature: float = 1.0, mask: Array | None = Non
 
 def _log_softmax(logits: Array, temperature: float, mask: Array | None) -> jax.Array:
     kept = None if mask is None else jnp.asarray(mask)[..., None]
-    return jax.nn.log_softmax(masked(logits, kept) / temperature, axis=-1)
+    logits = masked(logits, kept)
+    # Taking the maximum off first keeps the digits of large logits: it is exact, a division is not.
+    logits -= stop_gradient(logits.max(axis=-1, keepdims=True))
+    return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 
 def _mean_under(logw: jax.Array, value: jax.Array) -> jax.Array:

@@ -18,9 +18,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxevo.types import Array
+from jaxevo.types import Array, Bound, bind
 
 EmptyRows = Literal["exclude", "count"]
+Reduction = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant_norm"]
 
 
 def masked(x_NA: Array, mask_NA: Array | None, fill: float = 0.0) -> jax.Array:
@@ -154,6 +155,21 @@ def sum_norm(
     _refuse_not_positive("rows", rows)
     numerator, denominator = constant_norm(value_NA, mask_NA, length=length, rows_N=rows_N)
     return rows * numerator, denominator
+
+
+def reducer(name: Reduction, *, length: float | None = None) -> Bound:
+    """A reducer by name, for recipes; `length` is L of `constant_norm`."""
+    if name == "constant_norm":
+        if length is None:
+            raise ValueError("constant_norm needs length=, usually the longest answer in tokens.")
+        return bind(constant_norm, length=length)
+    return bind(
+        {
+            "token_mean": token_mean,
+            "seq_mean_token_mean": seq_mean_token_mean,
+            "seq_mean_token_sum": seq_mean_token_sum,
+        }[name]
+    )
 
 
 def _masks(value_NA: Array, mask_NA: Array, rows_N: Array | None) -> tuple[jax.Array, jax.Array]:

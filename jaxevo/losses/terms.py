@@ -12,6 +12,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxevo.kernels import token_kl
 from jaxevo.losses.divergence import Kind
 from jaxevo.losses.kl import Estimator, kl_penalty
 from jaxevo.losses.policy import clipped_surrogate
@@ -107,8 +108,6 @@ def distillation(
     Options as in `categorical_kl`, at the sampling temperature; rows without the view's context
     are outside the mask. credit["distill_weight"], if there, multiplies the divergence.
     """
-    from jaxevo.kernels import token_kl
-
     student, teacher = now[stream], frozen[view][stream]
     mask_NA = student.mask_NA & batch.present[view][:, None]
     kl_M = token_kl(

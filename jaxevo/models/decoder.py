@@ -11,6 +11,7 @@ sampler's log-probs are the trainer's.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -86,6 +87,7 @@ def unembed(config: DecoderConfig, params: Params) -> jax.Array:
     return params["embed"].T if config.tied else params["head"]
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def init_params(key: jax.Array, config: DecoderConfig, dtype: Any = jnp.float32) -> Params:
     """Random weights as the weight table says. A weight's values depend on its name alone."""
 

@@ -26,7 +26,7 @@ def attention_mask(packed: Packed) -> Array:
 def score_text(
     params: Params,
     packed: Packed,
-    answers: Answers,
+    answers: Mapping[str, Answers],
     temperature: Array,
     *,
     config: decoder.DecoderConfig,
@@ -38,7 +38,7 @@ def score_text(
     Args:
       params: weights of one decoder.
       packed: the rows' tokens under one context; `index_NA` tells which slot predicts what.
-      answers: ids and mask, both [N, A].
+      answers: by stream; ids and mask of `text` are read, both [N, A].
       temperature: scalar > 0; log-probs and entropies are those of softmax(logits / temperature).
       config: the decoder's shape.
       read: any of `logp`, `entropy`, `hidden`.
@@ -53,17 +53,18 @@ def score_text(
     D = hidden_BSD.shape[-1]
     hidden_MD = hidden_BSD.reshape(-1, D)[packed.index_NA.reshape(-1)]
     head_DV = decoder.unembed(config, params)
-    shape = answers.mask_NA.shape
+    text = answers["text"]
+    shape = text.mask_NA.shape
     logp_NA = entropy_NA = None
     if "logp" in read or "entropy" in read:
-        targets_M = answers.ids_NA.reshape(-1)
+        targets_M = text.ids_NA.reshape(-1)
         out = fused_logprob(hidden_MD, head_DV, targets_M, temperature=temperature)
         logp_NA, entropy_NA = out.logp_M.reshape(shape), out.entropy_M.reshape(shape)
     keep = "hidden" in read
     return {
         "text": Stream(
             logp_NA=logp_NA if "logp" in read else None,
-            mask_NA=answers.mask_NA,
+            mask_NA=text.mask_NA,
             entropy_NA=entropy_NA if "entropy" in read else None,
             hidden_NAD=hidden_MD.reshape(*shape, D) if keep else None,
             head_DV=head_DV if keep else None,

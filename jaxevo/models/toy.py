@@ -13,9 +13,9 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ from jaxevo.models import decoder
 from jaxevo.models.tokenizer import CharTokenizer
 from jaxevo.types import Array, Params
 
+Lines: TypeAlias = tuple[np.ndarray, np.ndarray]
+
 ALPHABET = "0123456789+-*=[]()? "
 VERSION = 1  # of data and training: a new one makes a new cache entry
 
@@ -36,12 +38,11 @@ class Pretraining:
     """How the toy is made. knowledge: share of right answers in lines without a context."""
 
     steps: int = 700
-    lines: int = 256
-    slots: int = 28
+    plain: tuple[int, int] = (192, 12)  # lines without a context per step, and their slots
+    told: tuple[int, int] = (64, 27)  # lines with one
     learning_rate: float = 3e-3
     warmup: int = 50
     knowledge: float = 0.45
-    contexts: float = 0.3
     obedience: float = 0.95
 
 
@@ -67,44 +68,41 @@ def tokenizer() -> CharTokenizer:
 
 
 # ---------------------------------------------------------------------------- corpus
-TASKS = {  # sign, lowest and highest operand, number of operands, share of the lines
-    "add1": ("+", 2, 9, 2, 0.1),
-    "add2": ("+", 10, 99, 2, 0.5),
-    "add3": ("+", 2, 9, 3, 0.2),
-    "sub1": ("-", 1, 9, 2, 0.1),
-    "mul1": ("*", 2, 9, 2, 0.1),
-}
+TASKS = (  # sign, lowest and highest operand, number of operands: add1, add2, add3, sub1, mul1
+    ("+", 2, 9, 2),
+    ("+", 10, 99, 2),
+    ("+", 2, 9, 3),
+    ("-", 1, 9, 2),
+    ("*", 2, 9, 2),
+)
+SHARES = (0.1, 0.5, 0.2, 0.1, 0.1)
 
 
-def corpus(random: np.random.Generator, how: Pretraining) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, answer) lines."""
-    names = list(TASKS)
-    shares = np.array([TASKS[n][-1] for n in names])
-    while True:
-        kinds = random.choice(len(names), size=1024, p=shares / shares.sum())
-        chance = random.random((1024, 3))
-        for kind, (context, right, which) in zip(kinds, chance, strict=True):
-            yield _line(random, names[kind], how, context=context, right=right, which=which)
+def plain_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:
+    """A question and an answer, which is right with the share `knowledge`."""
+    question, _, truth = _problem(random)
+    known = random.random() < how.knowledge
+    return question, str(truth if known else _slip(random, truth))
 
 
-def _line(
-    random: np.random.Generator, name: str, how: Pretraining, *, context: float, right: float,
-    which: float,
-) -> tuple[str, str]:  # fmt: skip
-    sign, low, high, terms, _ = TASKS[name]
+def told_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:
+    """A question that is preceded by a solution (which may be wrong) or by feedback."""
+    question, operands, truth = _problem(random)
+    told = truth if random.random() < 0.8 else _slip(random, truth)
+    answer = told if random.random() < how.obedience else _slip(random, told)
+    if random.random() < 0.5:
+        return f"[{told}]{question}", str(answer)
+    seen = " ".join(map(str, [_slip(random, truth), *operands, told]))
+    return f"({seen}){question}", str(answer)
+
+
+def _problem(random: np.random.Generator) -> tuple[str, list[int], int]:
+    sign, low, high, terms = TASKS[int(random.choice(len(TASKS), p=SHARES))]
     operands = [int(x) for x in random.integers(low, high + 1, terms)]
     if sign == "-" and operands[0] < operands[1]:
         operands.reverse()
     truth = {"+": sum, "-": _difference, "*": _product}[sign](operands)
-    question = sign.join(map(str, operands)) + "="
-    if context >= how.contexts:
-        return question, str(truth if right < how.knowledge else _slip(random, truth))
-    told = truth if which < 0.8 else _slip(random, truth)
-    answer = str(told if right < how.obedience else _slip(random, told))
-    if which < 0.4 or which >= 0.8:
-        return f"[{told}]{question}", answer
-    seen = " ".join(map(str, [_slip(random, truth), *operands, told]))
-    return f"({seen}){question}", answer
+    return sign.join(map(str, operands)) + "=", operands, truth
 
 
 def _difference(operands: list[int]) -> int:
@@ -122,20 +120,28 @@ def _slip(random: np.random.Generator, truth: int) -> int:
 
 
 # ---------------------------------------------------------------------------- training
-def _batches(how: Pretraining, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    tokens, lines = tokenizer(), corpus(np.random.default_rng([seed, VERSION]), how)
+def _batches(how: Pretraining, seed: int) -> Iterator[tuple[Lines, Lines]]:
+    """Endless (plain lines, told lines), each as arrays."""
+    random, tokens = np.random.default_rng([seed, VERSION]), tokenizer()
     while True:
-        ids_BS = np.zeros((how.lines, how.slots + 1), np.int32)
-        learn_BS = np.zeros((how.lines, how.slots), bool)
-        for b in range(how.lines):
-            prompt, answer = next(lines)
-            ids = [*tokens.encode(prompt + answer), tokens.eos_ids[0]]
-            ids_BS[b, : len(ids)] = ids
-            learn_BS[b, len(prompt) - 1 : len(ids) - 1] = True
-        yield ids_BS, learn_BS
+        yield (
+            _arrays(tokens, [plain_line(random, how) for _ in range(how.plain[0])], how.plain[1]),
+            _arrays(tokens, [told_line(random, how) for _ in range(how.told[0])], how.told[1]),
+        )
 
 
-def _loss(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
+def _arrays(tokens: CharTokenizer, lines: Sequence[tuple[str, str]], slots: int) -> Lines:
+    """ids_BS with one slot more than learn_BS, which marks where the next token is learnt."""
+    ids_BS = np.zeros((len(lines), slots + 1), np.int32)
+    learn_BS = np.zeros((len(lines), slots), bool)
+    for b, (prompt, answer) in enumerate(lines):
+        ids = [*tokens.encode(prompt + answer), tokens.eos_ids[0]]
+        ids_BS[b, : len(ids)] = ids
+        learn_BS[b, len(prompt) - 1 : len(ids) - 1] = True
+    return ids_BS, learn_BS
+
+
+def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
     rows, slots = learn_BS.shape
     positions_BS = jnp.broadcast_to(jnp.arange(slots), (rows, slots))
     mask_BSS = jnp.broadcast_to(jnp.tri(slots, dtype=bool), (rows, slots, slots))
@@ -143,14 +149,19 @@ def _loss(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
     hidden_MD = hidden_BSD.reshape(rows * slots, -1)
     head_DV = decoder.unembed(CONFIG, params)
     logp_M = fused_logprob(hidden_MD, head_DV, ids_BS[:, 1:].reshape(-1)).logp_M
-    return -jnp.sum(jnp.where(learn_BS.reshape(-1), logp_M, 0.0)) / learn_BS.sum()
+    return jnp.sum(jnp.where(learn_BS.reshape(-1), logp_M, 0.0))
+
+
+def _loss(params: Params, lines: Sequence[Lines]) -> Array:
+    tokens = sum(learn_BS.sum() for _, learn_BS in lines)
+    return -sum(_log_likelihood(params, *arrays) for arrays in lines) / tokens
 
 
 @functools.partial(jax.jit, static_argnames=("how",), donate_argnames=("params", "optimizer"))
 def _step(
-    params: Params, optimizer: Any, ids_BS: Array, learn_BS: Array, *, how: Pretraining
+    params: Params, optimizer: Any, lines: Sequence[Lines], *, how: Pretraining
 ) -> tuple[Params, Any, Array]:
-    loss, gradient = jax.value_and_grad(_loss)(params, ids_BS, learn_BS)
+    loss, gradient = jax.value_and_grad(_loss)(params, lines)
     changes, optimizer = _optimizer(how).update(gradient, optimizer, params)
     return optax.apply_updates(params, changes), optimizer, loss
 
@@ -166,7 +177,7 @@ def train_toy(seed: int = 0, how: Pretraining | None = None) -> Params:
     params = decoder.init_params(jax.random.key(seed), CONFIG)
     optimizer, batches = _optimizer(how).init(params), _batches(how, seed)
     for _ in range(how.steps):
-        params, optimizer, _ = _step(params, optimizer, *next(batches), how=how)
+        params, optimizer, _ = _step(params, optimizer, next(batches), how=how)
     return params
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxevo.advantages import broadcast, group_advantage
+from jaxevo.advantages import group_advantage
 from jaxevo.collect.waves import single_turn
-from jaxevo.losses import reduce
+from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
+from jaxevo.losses.reduce import Reduction, reducer
 from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl
 from jaxevo.optimizers import adamw
 from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
-
-Correction = Literal["none", "token", "sequence"]
-Truncation = Literal["correct", "refuse", "ignore"]
 
 
 def grpo(
@@ -25,7 +23,8 @@ def grpo(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
     scale: Literal["std", "none", "batch"] = "std",
-    reduction: reduce.Reduction = "token_mean",
+    reduction: Reduction = "token_mean",
+    norm_length: float | None = None,
     kl_weight: float = 0.0,
     kl_estimator: Literal["k1", "k2", "k3"] = "k3",
     entropy_weight: float = 0.0,
@@ -51,7 +50,8 @@ def grpo(
       clip_high: how far the ratio may rise above 1 before its gradient stops (DAPO: 0.28).
       dual_clip: bound on the ratio for negative advantages, none for off (verl: 3.0).
       scale: what group advantages are divided by; none is Dr.GRPO (arXiv 2503.20783).
-      reduction: how per-token losses become one number.
+      reduction: how per-token losses become one number; Dr.GRPO's is constant_norm.
+      norm_length: the constant of constant_norm, usually the longest answer in tokens.
       kl_weight: coefficient of the KL to the frozen start weights (paper: 0.04); 0 drops the set.
       kl_estimator: per-token KL estimator; k3 is the paper's.
       entropy_weight: coefficient of the entropy bonus in nats per token.
@@ -82,7 +82,7 @@ def grpo(
         advantage=bind(group_advantage, scale=scale),
         credit=bind(broadcast, correction=correction, truncation=truncation),
         terms=tuple(terms),
-        reduce=reduce.named(reduction),
+        reduce=reducer(reduction, length=norm_length),
         optimizer=bind(
             adamw,
             learning_rate=learning_rate,
@@ -93,5 +93,6 @@ def grpo(
         views=views,
         epochs=epochs,
         minibatch=Minibatch(by="groups", count=minibatches),
+        check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
     )
     return Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))

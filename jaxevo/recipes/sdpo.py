@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxevo.advantages import broadcast, group_advantage, zero_advantage
+from jaxevo.advantages import group_advantage, zero_advantage
 from jaxevo.collect.waves import single_turn
-from jaxevo.losses import reduce
+from jaxevo.losses.credit import broadcast, refuse_uncorrectable
+from jaxevo.losses.reduce import reducer
 from jaxevo.losses.terms import distillation, policy_gradient
 from jaxevo.optimizers import adamw
 from jaxevo.teachers.contexts import reprompt
@@ -80,7 +81,7 @@ def sdpo(
         advantage=bind(group_advantage, scale="none") if policy_weight else bind(zero_advantage),
         credit=bind(broadcast),
         terms=tuple(terms),
-        reduce=reduce.named("token_mean"),
+        reduce=reducer("token_mean"),
         optimizer=bind(
             adamw,
             learning_rate=learning_rate,
@@ -91,6 +92,7 @@ def sdpo(
         read=("logp", "entropy", "hidden"),
         views=(View("teacher", params="teacher", context=context, read=("hidden",)),),
         minibatch=Minibatch(by="groups", count=minibatches),
+        check=bind(refuse_uncorrectable),
     )
     teacher = ParamSet("teacher", follows="policy", rule=bind(ema, rate=teacher_rate))
     return Recipe("sdpo", bind(single_turn), (objective,), params=(ParamSet("policy"), teacher))

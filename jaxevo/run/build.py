@@ -164,7 +164,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         shapes=shapes,
         place=batch_placer(mesh),
     )
-    state = initial_state(recipe, replicate(mesh, model.params))
+    state = initial_state(recipe, model.params, place=functools.partial(replicate, mesh))
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     return Run(recipe, options, bench, learner, state, recipe.memory())
 

@@ -21,7 +21,12 @@ from jaxevo.collect.pack import OWN, Bucket, Shapes, stack, tabulate
 from jaxevo.models.scorer import score_text
 from jaxevo.types import Batch, Bound, Params, Row, bind
 
-TRUNCATIONS = {"none": {}, "top-k": {"top_k": 20}, "top-p": {"top_p": 0.9}, "min-p": {"min_p": 0.05}}
+TRUNCATIONS = {
+    "none": {},
+    "top-k": {"top_k": 20},
+    "top-p": {"top_p": 0.9},
+    "min-p": {"min_p": 0.05},
+}
 PADDINGS = (0, 9)
 
 

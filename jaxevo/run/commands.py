@@ -113,10 +113,9 @@ def evaluate_model(
       seed: seed of the sampler.
       json_out: file for the result as JSON; empty for none.
     """
-    from jaxevo.run.restore import load_policy
-
     from jaxevo.run.build import build_bench
     from jaxevo.run.evaluate import evaluate, statistics
+    from jaxevo.run.restore import load_policy
 
     if max(k) > samples:
         raise ValueError(
@@ -171,9 +170,9 @@ def sample(
       seed: seed of the sampler.
     """
     import jax
-    from jaxevo.run.restore import load_policy
 
     from jaxevo.run.build import make_sampler
+    from jaxevo.run.restore import load_policy
     from jaxevo.sampling.sampler import Sampling, row_keys
     from jaxevo.types import Message
 

@@ -11,22 +11,17 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 
+from jaxevo.models.tokenizer import Tokenizer
 from jaxevo.types import Row, Segment
 
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 DECIMALS = 5
-
-
-class Tokenizer(Protocol):
-    """What a record needs of a tokenizer; those of transformers and of tokenizers have it."""
-
-    def decode(self, ids: list[int], /, *, skip_special_tokens: bool) -> str: ...
 
 
 # ---------------------------------------------------------------------------- one sampled row
@@ -76,8 +71,8 @@ def rollout_record(
         "feedback": row.feedback,
         "finish": row.info.get("finish"),
         "sampled_tokens": row.sampled_tokens,
-        "prompt": tokenizer.decode(row.prompt_ids.tolist(), skip_special_tokens=False),
-        "answer": tokenizer.decode(ids, skip_special_tokens=False),
+        "prompt": tokenizer.decode(row.prompt_ids.tolist()),
+        "answer": tokenizer.decode(ids),
         "tokens": token_texts(ids, tokenizer),
         "ids": ids,
         "sources": [[s.source, len(s.ids)] for s in answer if len(s.ids)],
@@ -89,16 +84,8 @@ def rollout_record(
 
 
 def token_texts(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Each token's own text, its leading space included.
-
-    A token that holds only a part of a character's bytes gives U+FFFD.
-    """
-    known: dict[int, str] = {}
-    for token in set(ids):
-        # SentencePiece decoders drop the first space of a text, so the second of two copies counts.
-        alone = tokenizer.decode([token], skip_special_tokens=False)
-        twice = tokenizer.decode([token, token], skip_special_tokens=False)
-        known[token] = twice.removeprefix(alone) if twice.startswith(alone) else alone
+    """Each token's own text; one that holds only a part of a character's bytes gives U+FFFD."""
+    known = {token: tokenizer.decode([token]) for token in set(ids)}
     return [known[token] for token in ids]
 
 

@@ -34,6 +34,10 @@ def fused_logprob(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _streamed(inputs: _Inputs, block: int) -> LogProbs:
+    return _forward(inputs, block)[0]
+
+
+def _forward(inputs: _Inputs, block: int) -> tuple[LogProbs, tuple[_Inputs, LogProbs]]:
     hidden_MD, unembed_VD, targets_M, inverse_M = inputs
     rows = hidden_MD.shape[0]
 
@@ -58,15 +62,11 @@ def _streamed(inputs: _Inputs, block: int) -> LogProbs:
         body, (streaming.no_columns(rows), nothing, nothing), unembed_VD.shape[0], block
     )
     logsumexp_M = streaming.logsumexp(run)
-    return LogProbs(
+    out = LogProbs(
         logp_M=target_M - logsumexp_M,
         entropy_M=jnp.log(run.total_M) - weighted_M / run.total_M,
         logsumexp_M=logsumexp_M,
     )
-
-
-def _forward(inputs: _Inputs, block: int) -> tuple[LogProbs, tuple[_Inputs, LogProbs]]:
-    out = _streamed(inputs, block)
     return out, (inputs, out)
 
 
@@ -86,7 +86,7 @@ def _backward(block: int, saved: tuple[_Inputs, LogProbs], cotangent: LogProbs) 
         return soft_Mb + jnp.where(is_target_Mb, g_logp_M[:, None], 0.0)
 
     dhidden_MD, dunembed_VD = streaming.head_gradients(dlogits_of, hidden_MD, unembed_VD, block)
-    return (_Inputs(dhidden_MD, dunembed_VD, None, None),)  # None: a symbolic zero
+    return (_Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 
 _streamed.defvjp(_forward, _backward)

@@ -30,5 +30,5 @@ def student_gradients(
     dhidden_MD, dunembed_VD = streaming.head_gradients(
         dlogits_of, heads.student_hidden_MD, heads.student_VD, block
     )
-    # None is a symbolic zero: nothing of the teacher's size is made.
-    return Heads(dhidden_MD, dunembed_VD, None, None, None)
+    none = streaming.NO_GRADIENT
+    return Heads(dhidden_MD, dunembed_VD, none, none, none)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-_FULLEST = -1e-7  # log of the mass that top tokens may hold, so that the tail's log stays finite
+_LOG_EMPTIEST = math.log(-math.expm1(-1e-7))  # a floor under the tail, so that its log is finite
+
+
+class Support(NamedTuple):
+    """Log-probs of K tokens, and the log of the mass of all others."""
+
+    logp_MK: jax.Array
+    log_rest_M: jax.Array
 
 
 def terms(logp: jax.Array, logq: jax.Array, kind: str, alpha: float) -> tuple[jax.Array, jax.Array]:
@@ -40,13 +50,13 @@ def divergence(logp_MK: jax.Array, logq_MK: jax.Array, kind: str, alpha: float) 
     return jnp.sum(value_MK + slope_MK * (logp_MK - stopped_MK), axis=1)
 
 
-def on_support(logp_MK: jax.Array, *, tail: bool) -> jax.Array:
+def on_support(support: Support, *, tail: bool) -> jax.Array:
     """Log-probs of K tokens as a distribution: with one more bucket for the rest, or renormalised.
 
-    The bucket's log is log(−expm1(min(logsumexp_k, −1e-7))).
+    The bucket's log is log(−expm1(min(logsumexp_k, −1e-7))). Here the rest is summed up itself: a
+    difference to 1 in float32 would leave few digits of a small tail.
     """
-    held_M1 = jax.nn.logsumexp(logp_MK, axis=1, keepdims=True)
     if not tail:
-        return logp_MK - held_M1
-    rest_M1 = jnp.log(-jnp.expm1(jnp.minimum(held_M1, _FULLEST)))
-    return jnp.concatenate([logp_MK, rest_M1], axis=1)
+        return support.logp_MK - jax.nn.logsumexp(support.logp_MK, axis=1, keepdims=True)
+    rest_M1 = jnp.maximum(support.log_rest_M, _LOG_EMPTIEST)[:, None]
+    return jnp.concatenate([support.logp_MK, rest_M1], axis=1)

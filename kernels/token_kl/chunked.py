@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._blocks import both_logits, student_gradients
-from jaxevo.kernels.token_kl._chunked_top_k import top_k_logp
+from jaxevo.kernels.token_kl._chunked_top_k import top_k_supports
 from jaxevo.kernels.token_kl._divergence import divergence, on_support, terms
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
@@ -21,9 +21,8 @@ def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> j
     block = block_V or streaming.default_block(rows, vocabulary)
     if measure.top_k is None:
         return _streamed(heads, measure, block)
-    logp_MK, logq_MK = top_k_logp(heads, measure.top_k, block)
-    logp_MK = on_support(logp_MK, tail=measure.tail)
-    logq_MK = on_support(logq_MK, tail=measure.tail)
+    student, teacher = top_k_supports(heads, measure.top_k, block)
+    logp_MK, logq_MK = (on_support(support, tail=measure.tail) for support in (student, teacher))
     return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxevo.kernels._streaming import dot
-from jaxevo.kernels.token_kl._divergence import divergence, on_support
+from jaxevo.kernels.token_kl._divergence import Support, divergence, on_support
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
@@ -22,6 +22,14 @@ def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> j
     if measure.top_k is None:
         return divergence(logp_MV, logq_MV, measure.kind, measure.alpha)
     _, ids_MK = lax.top_k(lax.stop_gradient(x_MV), measure.top_k)
-    logp_MK = on_support(jnp.take_along_axis(logp_MV, ids_MK, axis=1), tail=measure.tail)
-    logq_MK = on_support(jnp.take_along_axis(logq_MV, ids_MK, axis=1), tail=measure.tail)
+    logp_MK, logq_MK = (
+        on_support(_support(log_MV, ids_MK), tail=measure.tail) for log_MV in (logp_MV, logq_MV)
+    )
     return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
+
+
+def _support(log_MV: jax.Array, ids_MK: jax.Array) -> Support:
+    rows_M1 = jnp.arange(ids_MK.shape[0])[:, None]
+    # Not −∞, which would make the gradient NaN where the top tokens are the whole vocabulary.
+    rest_MV = log_MV.at[rows_M1, ids_MK].set(jnp.finfo(jnp.float32).min)
+    return Support(log_MV[rows_M1, ids_MK], jax.nn.logsumexp(rest_MV, axis=1))

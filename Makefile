@@ -1,0 +1,50 @@
+# make demo   a real model teaches itself sums (README)
+# make test   everything numerical, at most 20 minutes on two cores; what CI runs
+# make check  format, lint, types and fast tests, at most 4 minutes
+# make soak   hours: see tests marked `soak`
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  ?= torch==2.13.0 # reference implementation in parity tests only
+DEMO   ?=
+
+.PHONY: demo test check soak format clean
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	touch $@
+
+$(VENV)/test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo
+	$(BIN)/jaxevo demo $(DEMO)
+
+test: $(VENV)/test
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not soak"
+
+check: $(VENV)/test
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not soak and not slow and not smollm2"
+
+soak: $(VENV)/test
+	$(BIN)/python -m pytest -m soak
+
+format: $(VENV)/test
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info

@@ -1,0 +1,72 @@
+"""Counting in jaxprs: the largest array, and the FLOPs of all matrix products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import pytest
+from jax.extend import core
+
+
+def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Every equation, sub-jaxprs included, with how often it runs."""
+    for equation in jaxpr.eqns:
+        yield equation, times
+        inner = (
+            times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
+        )
+        for value in jax.tree.leaves(
+            equation.params, is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr))
+        ):
+            if isinstance(value, core.ClosedJaxpr):
+                yield from _equations(value.jaxpr, inner)
+            elif isinstance(value, core.Jaxpr):
+                yield from _equations(value, inner)
+
+
+def _largest_array(fn: Callable[..., Any], *args: Any) -> int:
+    return max(
+        math.prod(var.aval.shape)
+        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
+        for var in equation.outvars
+    )
+
+
+def _product_flops(fn: Callable[..., Any], *args: Any) -> int:
+    total = 0
+    for equation, times in _equations(jax.make_jaxpr(fn)(*args).jaxpr):
+        if equation.primitive.name == "dot_general":
+            (contract, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
+            total += 2 * times * depth * math.prod(equation.outvars[0].aval.shape)
+    return total
+
+
+def _made_shapes(fn: Callable[..., Any], *args: Any) -> set[tuple[int, ...]]:
+    return {
+        tuple(var.aval.shape)
+        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
+        if equation.primitive.name == "broadcast_in_dim"
+        for var in equation.outvars
+    }
+
+
+@pytest.fixture(scope="session")
+def largest_array() -> Callable[..., int]:
+    """Elements of the largest array that any equation of fn(*args) makes."""
+    return _largest_array
+
+
+@pytest.fixture(scope="session")
+def product_flops() -> Callable[..., int]:
+    """FLOPs of the dot products of fn(*args), scans counted by their length."""
+    return _product_flops
+
+
+@pytest.fixture(scope="session")
+def made_shapes() -> Callable[..., set[tuple[int, ...]]]:
+    """Shapes of the arrays that fn(*args) makes by broadcasting (zeros among them)."""
+    return _made_shapes

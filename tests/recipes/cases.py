@@ -1,0 +1,28 @@
+"""One row per recipe: its factory, and the options under which the shared drive runs it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxevo.recipes.grpo import grpo
+from jaxevo.recipes.sdpo import sdpo
+from jaxevo.types import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A recipe under test; `make` binds options, the drive gives the rest."""
+
+    name: str
+    make: Callable[[], Recipe]
+
+
+CASES = (
+    Case("grpo", lambda: grpo(learning_rate=1e-3)),
+    Case("grpo-full", lambda: grpo(
+        learning_rate=1e-3, kl_weight=0.05, entropy_weight=0.01, correction="token", minibatches=2,
+        epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
+    )),
+    Case("sdpo", lambda: sdpo(
+        learning_rate=1e-3, warmup_updates=0, context_tokens=24, top_k=5, policy_weight=0.3,
+    )),
+)  # fmt: skip
