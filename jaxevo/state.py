@@ -31,7 +31,7 @@ def follow(recipe: Recipe, state: TrainState) -> TrainState:
     """Lets every following parameter set follow its leader."""
     params = dict(state.params)
     for own in recipe.params:
-        if own.rule is not None and (state.counters["round"] + 1) % own.every == 0:
+        if own.follows and own.rule and (state.counters["round"] + 1) % own.every == 0:
             params[own.name] = _apply_rule(params[own.name], params[own.follows], rule=own.rule)
     return state.replace(params=params)
 

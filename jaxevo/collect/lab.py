@@ -33,16 +33,13 @@ class SamplesLike(Protocol):
 class RolloutConfig:
     """Run-wide sizes of a round: P prompts, G samples each, up to `new_tokens` tokens.
 
-    sampling: how tokens are drawn (a `sampling.Sampling`). control: `none`, or `random` for rewards
-    drawn by coin (the arm that shows what is skill and what is form).
+    sampling: how tokens are drawn (a `sampling.Sampling`).
     """
 
     prompts: int
     samples: int
     new_tokens: int
     sampling: Any
-    template: str = "chatml"
-    control: str = "none"
 
 
 class Lab:
@@ -99,10 +96,7 @@ class Lab:
     ) -> list[Row]:
         """Samples every task's prompt `samples` times (default: the run's G); rows in order."""
         samples = self.config.samples if samples is None else samples
-        prompts = [
-            np.array(self.tokenizer.render(t.messages, template=self.config.template), np.int32)
-            for t in tasks
-        ]
+        prompts = [np.array(self.tokenizer.render(t.messages), np.int32) for t in tasks]
         wave, self._wave = self._wave, self._wave + 1
         rows = []
         for p, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):

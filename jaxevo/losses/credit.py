@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.losses.entropy_band import entropy_quantile_mask
 from jaxevo.losses.policy import importance_weight
 from jaxevo.losses.reduce import masked
 from jaxevo.types import Batch, Stream
@@ -26,7 +25,6 @@ def broadcast(
     correction: Correction = "none",
     cap: float = 2.0,
     truncation: Truncation = "correct",
-    keep_entropy_quantile: float | None = None,
     stream: str = "text",
 ) -> dict[str, jax.Array]:
     """Every token gets its row's advantage, and a weight for having been sampled by another policy.
@@ -47,20 +45,19 @@ def broadcast(
 
     Args:
       batch: with `advantage_N` filled.
-      now: current forward; only the mask and, for the entropy band, the entropy are read.
+      now: current forward; only the mask is read.
       frozen: frozen views; `old` is read for a correction.
       correction: none, or truncated importance weights per token or per row.
       cap: the largest weight; only "token" and "sequence" read it.
       truncation: what to do about tokens that the sampler cut.
-      keep_entropy_quantile: share ρ of tokens with the highest entropy that learn; None is all.
       stream: the stream of actions that gets the credit.
 
     Returns:
-      "advantage" [N, A] float32; "weight" [N, A] float32 as in the table; "keep" [N, A] bool with
-      `keep_entropy_quantile`. None has a gradient; masked slots have advantage 0 and weight 1.
+      "advantage" [N, A] float32; "weight" [N, A] float32 as in the table. None has a
+      gradient; masked slots have advantage 0 and weight 1.
 
     Raises:
-      ValueError: for an unknown option, or when the entropy was not computed.
+      ValueError: for an unknown option, or when the old log-probs were not computed.
     """
     _check_options(correction, truncation)
     if batch.advantage_N is None:
@@ -83,12 +80,6 @@ def broadcast(
         )
     elif truncation == "correct":
         credit["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
-
-    if keep_entropy_quantile is not None:
-        entropy_NA = now[stream].entropy_NA
-        if entropy_NA is None:
-            raise ValueError('keep_entropy_quantile needs "entropy" in the objective\'s `read`.')
-        credit["keep"] = entropy_quantile_mask(entropy_NA, mask_NA, keep=keep_entropy_quantile)
     return credit
 
 

@@ -39,7 +39,7 @@ def entropy_quantile_mask(entropy_NA: Array, mask_NA: Array, *, keep: float) -> 
     last = jnp.maximum(mask_NA.sum() - 1, 0)
     position = (1 - keep) * last.astype(jnp.float32)
     whole = jnp.round(position)
-    # 0.8 * 5 may come out as 4.0000005, which would put the quantile just above a token.
+    # In float32, 0.72 * 75 is 54.000004, which would put the quantile just above a token.
     position = jnp.where(jnp.abs(position - whole) < 1e-4, whole, position)
     below = jnp.floor(position).astype(jnp.int32)
     low, high = sorted_M[below], sorted_M[jnp.minimum(below + 1, last)]

@@ -38,7 +38,7 @@ def ratio(numerator: Array, denominator: Array) -> jax.Array:
     """numerator / denominator, and 0 with gradient 0 where the denominator is 0."""
     denominator = jnp.asarray(denominator, jnp.float32)
     some = denominator != 0
-    return jnp.where(some, masked(numerator, some) / jnp.where(some, denominator, 1.0), 0.0)
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0)
 
 
 def token_mean(

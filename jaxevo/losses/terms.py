@@ -113,8 +113,8 @@ def distillation(
     kl_M = token_kl(
         _flat_hidden(student, mask_NA, stream),
         _flat_hidden(teacher, mask_NA, stream),
-        _read(student.head_DV, "hidden", stream),
-        _read(teacher.head_DV, "hidden", stream),
+        jnp.asarray(_read(student.head_DV, "hidden", stream)),
+        jnp.asarray(_read(teacher.head_DV, "hidden", stream)),
         kind=kind,
         alpha=alpha,
         top_k=top_k,

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxevo.models.table import DecoderConfig, RopeScaling, Weight, map_table
 from jaxevo.types import Array, Params
@@ -87,15 +88,13 @@ def unembed(config: DecoderConfig, params: Params) -> jax.Array:
     return params["embed"].T if config.tied else params["head"]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def init_params(key: jax.Array, config: DecoderConfig, dtype: Any = jnp.float32) -> Params:
     """Random weights as the weight table says. A weight's values depend on its name alone."""
 
     def draw(name: str, weight: Weight) -> jax.Array:
         if weight.std is None:
             return jnp.ones(weight.shape, dtype)
-        own_key = jax.random.fold_in(key, _hash(name))
-        return (weight.std * jax.random.normal(own_key, weight.shape)).astype(dtype)
+        return _normal(key, _hash(name), weight.std, shape=weight.shape, dtype=dtype)
 
     return map_table(draw, config)
 
@@ -164,9 +163,16 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Ar
     return mixed.reshape(rows, slots, heads * head_dim)
 
 
-def _hash(name: str) -> int:
-    """A stable 32-bit number for a name (FNV-1a); Python's own hash differs between processes."""
+# Compiled once per shape, not once per operation: with tiny models that is most of the time.
+@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+def _normal(key: jax.Array, name: np.uint32, std: float, *, shape: Any, dtype: Any) -> jax.Array:
+    draws = jax.random.normal(jax.random.fold_in(key, name), shape)
+    return (std * draws).astype(dtype)
+
+
+def _hash(name: str) -> np.uint32:
+    """A stable number for a name (FNV-1a); Python's own hash differs between processes."""
     value = 2166136261
     for byte in name.encode():
         value = (value ^ byte) * 16777619 % 2**32
-    return value
+    return np.uint32(value)

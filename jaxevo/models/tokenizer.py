@@ -51,8 +51,15 @@ class Tokenizer(Protocol):
         """The raw bytes that one token stands for; b"" for special tokens."""
         ...
 
-    def render(self, messages: Sequence[Message], *, template: Template = "chatml") -> list[int]:
-        """Token ids of a conversation up to where the assistant's next turn begins."""
+    def render(self, messages: Sequence[Message], *, template: Template | None = None) -> list[int]:
+        """Token ids of a conversation up to where the assistant's next turn begins.
+
+        `template` None takes the tokenizer's own choice, which `with_template` sets once for a run.
+        """
+        ...
+
+    def with_template(self, template: Template) -> Tokenizer:
+        """The same tokenizer, rendering with another template unless told otherwise."""
         ...
 
 
@@ -96,10 +103,15 @@ class CharTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return self.text([token_id]).encode()
 
-    def render(self, messages: Sequence[Message], *, template: Template = "chatml") -> list[int]:
+    def render(self, messages: Sequence[Message], *, template: Template | None = None) -> list[int]:
         """The concatenated contents, whatever the template: characters have no turn marks."""
         del template
         return self.encode("".join(message.content for message in messages))
+
+    def with_template(self, template: Template) -> CharTokenizer:
+        """Itself: characters have one form."""
+        del template
+        return self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,6 +121,7 @@ class HFTokenizer:
     `backend` is a `tokenizers.Tokenizer`; `literal` is the same one reading special tokens in a
     text as ordinary characters, so that the content of a turn cannot forge the end of the turn.
     `chat_template` is Jinja source, `named_tokens` the variables it may use (bos_token, ...).
+    `template` is what `render` uses unless told otherwise.
     """
 
     backend: Any
@@ -117,6 +130,7 @@ class HFTokenizer:
     pad_id: int
     chat_template: str | None
     named_tokens: Mapping[str, str]
+    template: Template = "chatml"
 
     @classmethod
     def load(cls, path: str | Path) -> HFTokenizer:
@@ -177,18 +191,23 @@ class HFTokenizer:
             return b""
         return bytes(_BYTE_OF[character] for character in token)
 
-    def render(self, messages: Sequence[Message], *, template: Template = "chatml") -> list[int]:
+    def with_template(self, template: Template) -> HFTokenizer:
+        """The same tokenizer, rendering with another template unless told otherwise."""
+        return dataclasses.replace(self, template=template)
+
+    def render(self, messages: Sequence[Message], *, template: Template | None = None) -> list[int]:
         """Token ids of a conversation and of the assistant's generation prompt.
 
         Args:
           messages: the turns.
           template: "chatml": bare `<|im_start|>role\\n...<|im_end|>\\n` turns, no default system
             turn. "model": the tokenizer's own chat template, which may insert one. "plain": the
-            contents one after the other, for base models.
+            contents one after the other, for base models. None: `self.template`.
 
         Raises:
           ValueError: when the tokenizer lacks ChatML's special tokens, or a chat template.
         """
+        template = template or self.template
         if template == "plain":
             return self.encode("".join(message.content for message in messages))
         if template == "model":

@@ -148,13 +148,13 @@ def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
     hidden_BSD, _ = decoder.apply(CONFIG, params, ids_BS[:, :-1], positions_BS, mask_BSS)
     hidden_MD = hidden_BSD.reshape(rows * slots, -1)
     head_DV = decoder.unembed(CONFIG, params)
-    logp_M = fused_logprob(hidden_MD, head_DV, ids_BS[:, 1:].reshape(-1)).logp_M
+    logp_M = fused_logprob(hidden_MD, head_DV, jnp.asarray(ids_BS)[:, 1:].reshape(-1)).logp_M
     return jnp.sum(jnp.where(learn_BS.reshape(-1), logp_M, 0.0))
 
 
-def _loss(params: Params, lines: Sequence[Lines]) -> Array:
-    tokens = sum(learn_BS.sum() for _, learn_BS in lines)
-    return -sum(_log_likelihood(params, *arrays) for arrays in lines) / tokens
+def _loss(params: Params, lines: Sequence[Lines]) -> jax.Array:
+    tokens = sum(jnp.sum(learn_BS) for _, learn_BS in lines)
+    return -sum(_log_likelihood(params, *arrays) for arrays in lines) / jnp.asarray(tokens)
 
 
 @functools.partial(jax.jit, static_argnames=("how",), donate_argnames=("params", "optimizer"))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA = "data"
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all given devices (default: all there are) along the data axis."""
     devices = jax.devices() if devices is None else list(devices)
     return Mesh(np.array(devices), (DATA,))

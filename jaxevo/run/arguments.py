@@ -60,7 +60,7 @@ def options_class(*parts: type | Callable[..., Any]) -> type:
     """
     fields: list[tuple[str, Any, Any]] = []
     for part in parts:
-        fields += _class_fields(part) if dataclasses.is_dataclass(part) else _options(part)
+        fields += _class_fields(part) if isinstance(part, type) else _options(part)
     return dataclasses.make_dataclass("Options", fields, kw_only=True)
 
 
@@ -68,7 +68,7 @@ def pick(values: Any, part: type | Callable[..., Any]) -> dict[str, Any]:
     """The values that belong to one part of an `options_class`."""
     names = (
         [f.name for f in dataclasses.fields(part)]
-        if dataclasses.is_dataclass(part)
+        if isinstance(part, type)
         else list(inspect.signature(part).parameters)
     )
     return {name: getattr(values, name) for name in names}
@@ -108,8 +108,6 @@ def _field(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any
     import tyro
 
     marked = Annotated[kind, tyro.conf.arg(help=text)]
-    if kind is bool:
-        marked = Annotated[marked, tyro.conf.FlagConversionOff]
     if default in (inspect.Parameter.empty, dataclasses.MISSING):
         return name, Annotated[marked, tyro.conf.Positional], dataclasses.field()
     return name, marked, dataclasses.field(default=default)

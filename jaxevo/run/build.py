@@ -13,6 +13,7 @@ from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.pack import OWN, Bucket, Shapes
 from jaxevo.models import hub
 from jaxevo.models.scorer import score_text
+from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.options import RunOptions
@@ -84,16 +85,19 @@ def build_bench(
     prompt_tokens: int = 0,
     problems: int = PROBED,
     control: str = "none",
+    template: Template = "chatml",
 ) -> Bench:
     """Loads the task, measures its prompts and makes the sampler.
 
     Args:
+      template: prompt form of everything that the bench renders.
       prompt_tokens: longest prompt; 0 measures up to `problems` training and all held-out prompts.
     """
     source = load_task(task, seed=seed)
+    model = dataclasses.replace(model, tokenizer=model.tokenizer.with_template(template))
     if not model.tokenizer.chat:
         source = plain(source)
-    slots = prompt_tokens or longest_prompt(model.tokenizer, source, rollout.template, problems)
+    slots = prompt_tokens or longest_prompt(model.tokenizer, source, problems)
     return Bench(
         model=model,
         source=source,
@@ -115,12 +119,12 @@ def make_sampler(model: hub.LoadedModel, prompt_slots: int) -> Sampler:
     return Sampler(model.config, tuple(tokens.eos_ids), prompt_slots, table)
 
 
-def longest_prompt(tokenizer: Any, source: TaskSource, template: str, problems: int) -> int:
+def longest_prompt(tokenizer: Tokenizer, source: TaskSource, problems: int) -> int:
     """Tokens of the longest prompt among the first training problems and all held-out ones."""
     tasks: list[Task] = [source.train(i) for i in range(min(problems, PROBED))]
     tasks += [source.held_out(i) for i in range(source.held_out_size)]
     unique = {task.messages for task in tasks}
-    return max(len(tokenizer.render(messages, template=template)) for messages in unique)
+    return max(len(tokenizer.render(messages)) for messages in unique)
 
 
 # ---------------------------------------------------------------------------- training
@@ -154,6 +158,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         prompt_tokens=options.prompt_tokens,
         problems=options.rounds * options.prompts,
         control=options.control,
+        template=options.template,
     )
     mesh = data_mesh(devices)
     shapes = {
@@ -179,7 +184,7 @@ def declare_shapes(objective: Objective, options: RunOptions, prompt_slots: int)
         )
     groups, G, A = options.prompts // parts, options.samples, options.max_new_tokens
     own = Bucket(rows=groups, slots=prompt_slots + G * (A - 1), nodes=G + 3)
-    buckets = [(OWN, (own,))]
+    buckets: list[tuple[str, tuple[Bucket, ...]]] = [(OWN, (own,))]
     for view in objective.views:
         if view.context is not None:
             longest = dict(view.context.options)["max_prompt_tokens"]

@@ -82,9 +82,13 @@ def check_logp(
     for temperature in temperatures:
         for name, options in TRUNCATIONS.items():
             sampling = Sampling(temperature=temperature, **options)
-            rollout = RolloutConfig(prompts, samples, max_new_tokens, sampling, template)
             bench = build_bench(
-                model=loaded, task=task, rollout=rollout, seed=seed, problems=prompts
+                model=loaded,
+                task=task,
+                rollout=RolloutConfig(prompts, samples, max_new_tokens, sampling),
+                seed=seed,
+                problems=prompts,
+                template=template,
             )
             for padding in PADDINGS:
                 wider = dataclasses.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -113,22 +114,25 @@ def evaluate_model(
       seed: seed of the sampler.
       json_out: file for the result as JSON; empty for none.
     """
+    from jaxevo.collect.lab import RolloutConfig
     from jaxevo.run.build import build_bench
     from jaxevo.run.evaluate import evaluate, statistics
     from jaxevo.run.restore import load_policy
+    from jaxevo.sampling.sampler import Sampling
 
     if max(k) > samples:
         raise ValueError(
             f"--k {max(k)} needs at least as many samples, but --samples is {samples}."
         )
     loaded = load_policy(model, run)
-    options = RunOptions(
-        prompts=min(8, problems), samples=samples, max_new_tokens=max_new_tokens, template=template
+    bench = build_bench(
+        model=loaded,
+        task=task,
+        rollout=RolloutConfig(min(8, problems), samples, max_new_tokens, Sampling(temperature)),
+        seed=seed,
+        problems=0,
+        template=template,
     )
-    rollout = dataclasses.replace(
-        options.rollout(), sampling=dataclasses.replace(options.sampling(), temperature=temperature)
-    )
-    bench = build_bench(model=loaded, task=task, rollout=rollout, seed=seed, problems=0)
     count = min(problems, bench.source.held_out_size)
     lab = bench.lab({"policy": loaded.params}, evaluation=True)
     tasks = [bench.source.held_out(i) for i in range(count)]
@@ -222,8 +226,22 @@ def pretrain_toy(*, seed: int = 0, force: bool = False) -> int:
       seed: seed of weights and data.
       force: train again although it is cached.
     """
-    from jaxevo.models.toy import pretrain
+    from jaxevo.collect.lab import RolloutConfig
+    from jaxevo.models import hub
+    from jaxevo.models.toy import load_toy
+    from jaxevo.run.build import build_bench
+    from jaxevo.run.evaluate import evaluate
+    from jaxevo.sampling.sampler import Sampling
+    from jaxevo.tasks.arithmetic import SPECS
 
-    for line in pretrain(seed=seed, force=force):
-        print(line)
+    start = time.perf_counter()
+    load_toy(seed, force=force)
+    print(f"toy:{seed} ready in {time.perf_counter() - start:.0f} s; right answers, temperature 1:")
+    model = hub.load(f"toy:{seed}")
+    for task in SPECS:
+        rollout = RolloutConfig(16, 8, 6, Sampling())
+        bench = build_bench(model=model, task=task, rollout=rollout, seed=seed, prompt_tokens=12)
+        problems = [bench.source.train(i) for i in range(64)]
+        lab = bench.lab({"policy": model.params}, evaluation=True)
+        print(f"  {task:<12} {evaluate(lab, problems, samples=8).means()['strict_integer']:.2f}")
     return 0

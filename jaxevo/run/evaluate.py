@@ -86,4 +86,5 @@ def statistics(
 
 
 def _interval(value_P: Any) -> tuple[float, float, float]:
-    return tuple(mean_interval([[float(v)] for v in value_P]))
+    interval = mean_interval([[float(v)] for v in value_P])
+    return interval.mean, interval.low, interval.high

@@ -73,7 +73,6 @@ class RunOptions:
             samples=self.samples,
             new_tokens=self.max_new_tokens,
             sampling=self.sampling(),
-            template=self.template,
         )
 
 

@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
         """The text of ids, special tokens left out."""
         ...
 
-    def render(self, messages: Sequence[Message], *, template: str) -> list[int]:
+    def render(self, messages: Sequence[Message]) -> list[int]:
         """Prompt ids of a chat, up to where the assistant begins to speak."""
         ...
 
@@ -82,7 +82,6 @@ def reprompt(
     use_solution: bool = True,
     use_feedback: Literal["without_solution", "always", "never"] = "without_solution",
     success: float = 0.5,
-    template: str = "chatml",
     max_prompt_tokens: int | None = None,
 ) -> Context | None:
     """The original prompt with a solution and/or feedback in its last user message (SDPO's x̃).
@@ -98,7 +97,6 @@ def reprompt(
       use_solution: show a solution.
       use_feedback: show feedback when no solution is shown, always, or never.
       success: least reward of a solution.
-      template: chat template for `tokenizer.render`.
       max_prompt_tokens: a longer prompt loses the middle of its privileged texts, never of the
         question or the closing instruction. None sets no limit.
 
@@ -126,7 +124,7 @@ def reprompt(
     def prompt(keep: int) -> list[int]:
         parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
         messages = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
-        return list(tokenizer.render(messages, template=template))
+        return list(tokenizer.render(messages))
 
     longest = max(len(solution), len(feedback))
     ids = prompt(longest)

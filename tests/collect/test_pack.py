@@ -110,9 +110,9 @@ def test_bad_rows_are_named():
         tabulate([make_row(7, [1], [1, 2, 3])], answer_slots=2)
     with pytest.raises(ValueError, match="empty prompt"):
         tabulate([make_row(7, [], [1])], answer_slots=2)
+    mixed = [make_row(0, [1], [1]), make_row(1, [1], [1], temperature=0.5)]
     with pytest.raises(ValueError, match=r"temperatures \[0.5, 1.0\]"):
-        rows = [make_row(0, [1], [1]), make_row(1, [1], [1], temperature=0.5)]
-        tabulate(rows, answer_slots=2)
+        tabulate(mixed, answer_slots=2)
     with pytest.raises(ValueError, match="no rows"):
         tabulate([], answer_slots=2)
 

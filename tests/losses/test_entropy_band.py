@@ -35,6 +35,12 @@ def test_the_quantile_is_global_and_ties_stay():
     assert_array_equal(kept, [[1, 1, 0], [0, 0, 0]])
 
 
+def test_a_quantile_that_falls_on_a_token_keeps_it():
+    entropy = np.arange(76, dtype=np.float32).reshape(4, 19)
+    kept = entropy_quantile_mask(entropy, np.ones((4, 19), bool), keep=0.28)
+    assert_array_equal(kept, entropy >= 54)  # 0.72 * 75 = 54, but not in float32
+
+
 @pytest.mark.parametrize("keep", [0.0, 1.5])
 def test_a_share_outside_its_range_is_refused(keep):
     with pytest.raises(ValueError, match="share of tokens kept"):

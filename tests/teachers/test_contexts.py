@@ -24,11 +24,10 @@ class Letters:
     def text(self, ids):
         return self.decode(ids).replace("$", "")  # "$" ends a turn
 
-    def render(self, messages, *, template):
+    def render(self, messages):
         if not self.chat:
             return self.encode("".join(m.content for m in messages))
-        opening = {"chatml": "<", "other": "<<"}[template]
-        return self.encode("".join(f"{opening}{m.role}:{m.content}>" for m in messages))
+        return self.encode("".join(f"<{m.role}:{m.content}>" for m in messages))
 
 
 CHAT, TOY = Letters(True), Letters(False)
@@ -124,10 +123,6 @@ def test_a_solved_row_has_no_context_without_a_solved_sibling():
 def test_the_attempt_itself_is_not_in_its_prompt():
     attempt = row(0, "my own attempt", feedback="wrong")
     assert "my own attempt" not in prompt(reprompt(attempt, [attempt, RIGHT], CHAT))
-
-
-def test_template_reaches_the_tokenizer():
-    assert prompt(reprompt(WRONG, [RIGHT], CHAT, template="other")).startswith("<<system")
 
 
 @pytest.mark.parametrize(
