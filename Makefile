@@ -31,16 +31,16 @@ test: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/pytest -m "not soak"
 
 check: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not soak and not slow and not smollm2"
+	$(BIN)/pytest -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/pytest -m soak
 
 format: $(VENV)/test
 	$(BIN)/python -m ruff format .

@@ -1,10 +1,34 @@
-"""Shared set-up: two simulated devices, and a persistent cache of compiled programs."""
+"""Shared set-up: two simulated devices, a cache of compiled programs, a tiny random model."""
 
+import dataclasses
 import os
 import pathlib
+import sys
 
-CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+CACHE = ROOT / ".cache" / "xla"
+
+# transformers probes for a PyPI package named `kernels`, and `python -m pytest` puts the
+# repository root, where a folder of ours has that name, on the path.
+sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry).resolve() != ROOT]
+
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A random character model: 2 layers, 32 wide, the toy's alphabet."""
+    import jax
+
+    from jaxevo.models import decoder, toy
+    from jaxevo.models.hub import LoadedModel
+
+    shape = {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 16, "ffn_width": 48}
+    config = dataclasses.replace(toy.CONFIG, **shape)
+    params = decoder.init_params(jax.random.key(7), config)
+    return LoadedModel("tiny", config, params, toy.tokenizer())

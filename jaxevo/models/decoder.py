@@ -12,6 +12,7 @@ sampler's log-probs are the trainer's.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -94,7 +95,9 @@ def init_params(key: jax.Array, config: DecoderConfig, dtype: Any = jnp.float32)
     def draw(name: str, weight: Weight) -> jax.Array:
         if weight.std is None:
             return jnp.ones(weight.shape, dtype)
-        return _normal(key, _hash(name), weight.std, shape=weight.shape, dtype=dtype)
+        own_key, size = jax.random.fold_in(key, _hash(name)), math.prod(weight.shape)
+        draws = _normal(own_key, size=-(-size // _BLOCK) * _BLOCK)[:size]
+        return (weight.std * draws.reshape(weight.shape)).astype(dtype)
 
     return map_table(draw, config)
 
@@ -163,11 +166,14 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Ar
     return mixed.reshape(rows, slots, heads * head_dim)
 
 
-# Compiled once per shape, not once per operation: with tiny models that is most of the time.
-@functools.partial(jax.jit, static_argnames=("shape", "dtype"))
-def _normal(key: jax.Array, name: np.uint32, std: float, *, shape: Any, dtype: Any) -> jax.Array:
-    draws = jax.random.normal(jax.random.fold_in(key, name), shape)
-    return (std * draws).astype(dtype)
+# XLA on CPU takes seconds to compile a draw of some small shapes, e.g. (3, 24, 12). Whole blocks
+# compile fast, and the weights of a tiny model share one program.
+_BLOCK = 4096
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _normal(key: jax.Array, *, size: int) -> jax.Array:
+    return jax.random.normal(key, (size,))
 
 
 def _hash(name: str) -> np.uint32:

@@ -37,7 +37,7 @@ VERSION = 1  # of data and training: a new one makes a new cache entry
 class Pretraining:
     """How the toy is made. knowledge: share of right answers in lines without a context."""
 
-    steps: int = 700
+    steps: int = 500
     plain: tuple[int, int] = (192, 12)  # lines without a context per step, and their slots
     told: tuple[int, int] = (64, 27)  # lines with one
     learning_rate: float = 3e-3
@@ -48,12 +48,12 @@ class Pretraining:
 
 CONFIG = decoder.DecoderConfig(
     vocab_size=len(ALPHABET) + 2,
-    width=128,
+    width=96,
     layers=4,
     heads=4,
     kv_heads=4,
-    head_dim=32,
-    ffn_width=384,
+    head_dim=24,
+    ffn_width=320,
     norm_eps=1e-5,
     rope_theta=10_000.0,
     rope_scaling=None,

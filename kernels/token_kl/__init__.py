@@ -68,23 +68,10 @@ def token_kl(
     References:
       arXiv 2601.20802 (SDPO: top-k with tail), 2306.13649 (GKD: generalised JS).
     """
-    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
-    _dispatch.check_head("teacher_", teacher_hidden_ME, teacher_unembed_EV)
+    _check_models(student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV)
     _dispatch.check_block(block_V)
     rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
-    if (teacher_hidden_ME.shape[0], teacher_unembed_EV.shape[1]) != (rows, vocabulary):
-        raise ValueError(
-            f"the student has {rows} slots over {vocabulary} tokens, the teacher "
-            f"{teacher_hidden_ME.shape[0]} over {teacher_unembed_EV.shape[1]}; they must agree."
-        )
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is unknown; use one of {_KINDS}.")
-    if kind == "js" and not 0.0 < alpha < 1.0:
-        raise ValueError(
-            f"alpha={alpha}, but js needs 0 < alpha < 1. Use kind='forward' or kind='reverse'."
-        )
-    if top_k is not None and not 1 <= top_k <= vocabulary:
-        raise ValueError(f"top_k={top_k}, but it must lie in [1, {vocabulary}], or be None.")
+    _check_measure(kind, alpha, top_k, vocabulary)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     heads = Heads(
         student_hidden_MD,
@@ -94,3 +81,30 @@ def token_kl(
         _dispatch.inverse_temperature(temperature, rows),
     )
     return run(heads, Measure(kind, float(alpha), top_k, tail), block_V=block_V)
+
+
+def _check_models(
+    student_hidden_MD: jax.Array,
+    teacher_hidden_ME: jax.Array,
+    student_unembed_DV: jax.Array,
+    teacher_unembed_EV: jax.Array,
+) -> None:
+    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
+    _dispatch.check_head("teacher_", teacher_hidden_ME, teacher_unembed_EV)
+    rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
+    if (teacher_hidden_ME.shape[0], teacher_unembed_EV.shape[1]) != (rows, vocabulary):
+        raise ValueError(
+            f"the student has {rows} slots over {vocabulary} tokens, the teacher "
+            f"{teacher_hidden_ME.shape[0]} over {teacher_unembed_EV.shape[1]}; they must agree."
+        )
+
+
+def _check_measure(kind: str, alpha: float, top_k: int | None, vocabulary: int) -> None:
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; use one of {_KINDS}.")
+    if kind == "js" and not 0.0 < alpha < 1.0:
+        raise ValueError(
+            f"alpha={alpha}, but js needs 0 < alpha < 1. Use kind='forward' or kind='reverse'."
+        )
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise ValueError(f"top_k={top_k}, but it must lie in [1, {vocabulary}], or be None.")

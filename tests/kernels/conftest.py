@@ -1,4 +1,4 @@
-"""Counting in jaxprs: the largest array, and the FLOPs of all matrix products."""
+"""Reading jaxprs: the largest array, and FLOPs and dtypes of all matrix products."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def _product_flops(fn: Callable[..., Any], *args: Any) -> int:
     return total
 
 
+def _product_dtypes(fn: Callable[..., Any], *args: Any) -> set[str]:
+    return {
+        str(equation.outvars[0].aval.dtype)
+        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
+        if equation.primitive.name == "dot_general"
+    }
+
+
 def _made_shapes(fn: Callable[..., Any], *args: Any) -> set[tuple[int, ...]]:
     return {
         tuple(var.aval.shape)
@@ -64,6 +72,12 @@ def largest_array() -> Callable[..., int]:
 def product_flops() -> Callable[..., int]:
     """FLOPs of the dot products of fn(*args), scans counted by their length."""
     return _product_flops
+
+
+@pytest.fixture(scope="session")
+def product_dtypes() -> Callable[..., set[str]]:
+    """Dtypes that the dot products of fn(*args) return."""
+    return _product_dtypes
 
 
 @pytest.fixture(scope="session")

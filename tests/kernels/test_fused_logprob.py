@@ -242,6 +242,14 @@ def test_number_of_products(product_flops, implementation, products):
     assert flops == products * 2 * M * D * V
 
 
+def test_products_of_bfloat16_return_float32(product_dtypes):
+    # XLA on CPU keeps excess precision, so that values alone cannot tell.
+    arrays = problem(dtype=jnp.bfloat16)[:3]
+    assert product_dtypes(gradients_of("chunked", 8), *arrays) == {"float32"}
+    reference = functools.partial(fused_logprob, implementation="reference")
+    assert product_dtypes(reference, *arrays) == {"float32"}
+
+
 def test_a_real_tied_head_compiles_without_the_logits_or_a_copy_of_the_embedding():
     rows, (width, vocabulary) = 1024, HEADS["smollm2-135m"]
     shapes = (

@@ -352,6 +352,13 @@ def test_number_of_products(product_flops, kind, top_k, student_products, teache
     assert flops == 2 * M * V * (student_products * D + teacher_products * E)
 
 
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_products_of_bfloat16_return_float32(product_dtypes, top_k):
+    # XLA on CPU keeps excess precision, so that values alone cannot tell.
+    run_all = gradients_of("chunked", kind="js", top_k=top_k, block_V=8)
+    assert product_dtypes(run_all, *problem(dtype=jnp.bfloat16)) == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,7 +9,6 @@ import functools
 import gzip
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,7 @@ from jaxevo.models import decoder, hub
 from jaxevo.models.tokenizer import HFTokenizer
 from jaxevo.types import Message
 
-# transformers probes for a PyPI package named `kernels`, and `python -m pytest` puts the
-# repository root, where a folder of ours has that name, on the path.
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry).resolve() != ROOT]
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
 PASSAGES = ROOT / "tests" / "data" / "xquad_en_12.jsonl.gz"

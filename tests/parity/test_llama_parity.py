@@ -8,8 +8,6 @@ import copy
 import dataclasses
 import functools
 import json
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +19,6 @@ from jaxevo.models.tokenizer import HFTokenizer
 
 torch = pytest.importorskip("torch")
 
-# transformers probes for a PyPI package named `kernels`, and `python -m pytest` puts the
-# repository root, where a folder of ours has that name, on the path.
-ROOT = pathlib.Path(__file__).parents[2]
-sys.path[:] = [entry for entry in sys.path if pathlib.Path(entry).resolve() != ROOT]
 
 TOLERANCE = 2e-4
 LLAMA3 = {

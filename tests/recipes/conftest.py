@@ -1,30 +1,17 @@
-"""A tiny random character model, and runs of it."""
+"""Runs of the tiny random model under the options of the shared drive."""
 
 import dataclasses
 
-import jax
 import pytest
 
-from jaxevo.models import decoder, toy
-from jaxevo.models.hub import LoadedModel
 from jaxevo.run.build import build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
-
-TINY = dataclasses.replace(
-    toy.CONFIG, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn_width=48
-)
 
 # Coin rewards: a random model is never right, and every recipe needs some success to learn from.
 OPTIONS = RunOptions(
     model="tiny", task="add1", rounds=3, prompts=4, samples=4, max_new_tokens=4, control="random"
 )
-
-
-@pytest.fixture(scope="session")
-def tiny_model():
-    params = decoder.init_params(jax.random.key(7), TINY)
-    return LoadedModel("tiny", TINY, params, toy.tokenizer())
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Benchmarks and studies; not part of the installed package."""

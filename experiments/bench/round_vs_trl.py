@@ -1,0 +1,134 @@
+"""One GRPO round of jaxevo against one of TRL's GRPOTrainer, on the same two cores.
+
+Both sides: SmolLM2-135M-Instruct from the same folder, the same prompt token ids (one-digit sums in
+ChatML without a system turn, 23 tokens), 8 prompts x 8 samples, at most 12 new tokens, temperature
+1, reward = last integer right, float32, full fine-tune, one AdamW update (rate 5e-6, clip 1.0, no
+KL, constant rate). A round is sampling, rewards and update. Blocks alternate (ours, TRL, ours, TRL)
+so that a drifting machine is fair to both; each block is a fresh process from the start weights,
+whose first round is dropped.
+
+TRL runs without gradient checkpointing, logging and saving. Before the blocks its micro-batch
+(64x1, 16x4, 8x8 rows x accumulation steps) and threads (2, 1) are tried once, and the fastest kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.record import GB, ROOT, ROUND, call, load, ours, provenance, summary
+
+ROWS = ROUND["prompts"] * ROUND["samples"]
+SCRIPT = Path(__file__).parent / "peers" / "trl_round.py"
+REQUIREMENTS = ("torch==2.13.0", "trl", "datasets")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds a block (default 5)")
+    parser.add_argument("--blocks", type=int, default=2, help="blocks of each side (default 2)")
+    parser.add_argument(
+        "--trl-python", type=Path, help="interpreter that has TRL (default: made in .venvs/trl)"
+    )
+    parser.add_argument(
+        "--trl-rows", type=int, choices=(64, 16, 8), help="micro-batch rows (default: try all)"
+    )
+    parser.add_argument(
+        "--trl-threads", type=int, choices=(2, 1), help="torch threads (default: try both)"
+    )
+    parser.add_argument(
+        "--target", type=float, default=1.0, help="least times faster than TRL (default 1.0)"
+    )
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    python = args.trl_python.absolute() if args.trl_python else trl_environment()
+    result = provenance("round-vs-trl")
+    first = ours(1 + args.repeats)  # also says the prompts that TRL's first trial needs
+    tried = _try(python, first, args)
+    best = min(tried, key=lambda t: t["seconds"]) if len(tried) > 1 else tried[0]
+    setting = {"rows": best["rows"], "threads": best["threads"]}
+    blocks, loads = [], []
+    for _ in range(args.blocks):
+        loads.append(load())
+        blocks.append((ours(1 + args.repeats), _trl(python, first, 1 + args.repeats, **setting)))
+    mine, theirs = (_side(side) for side in zip(*blocks, strict=True))
+    ratio = theirs["seconds"]["median"] / mine["seconds"]["median"]
+    result["versions"]["trl environment"] = blocks[0][1]["versions"]
+    return result | {
+        "options": {**ROUND, "repeats": args.repeats, "blocks": args.blocks},
+        "load_1min_by_block": loads,
+        "ours": mine,
+        "trl": theirs | {"setting": setting, "tried": tried},
+        "ratio": round(ratio, 2),
+        "target": {"ratio_at_least": args.target},
+        "met": ratio >= args.target,
+    }
+
+
+def _try(python: Path, first: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One timed round of every TRL setting: all micro-batches, then the best one's threads."""
+    sizes = [args.trl_rows] if args.trl_rows else [64, 16, 8]
+    threads = [args.trl_threads] if args.trl_threads else [2, 1]
+    if len(sizes) == len(threads) == 1:
+        return [{"rows": sizes[0], "threads": threads[0]}]
+
+    def trial(rows: int, thread_count: int) -> dict[str, Any]:
+        out = _trl(python, first, 2, rows=rows, threads=thread_count)
+        seconds = round(out["rounds"][1]["seconds"], 2)
+        return {"rows": rows, "threads": thread_count, "seconds": seconds}
+
+    tried = [trial(rows, threads[0]) for rows in sizes]
+    fastest = min(tried, key=lambda t: t["seconds"])["rows"]
+    return tried + [trial(fastest, count) for count in threads[1:]]
+
+
+def _trl(
+    python: Path, first: dict[str, Any], rounds: int, *, rows: int, threads: int
+) -> dict[str, Any]:
+    job = {
+        **ROUND,
+        "rounds": rounds,
+        "rows": rows,
+        "accumulation": ROWS // rows,
+        "threads": threads,
+        "model_dir": first["model_dir"],
+        "problems": first["prompts"][: rounds * ROUND["prompts"]],
+    }
+    with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(json.dumps(job))
+        env = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        return call([str(python), str(SCRIPT), "--job", str(path)], env)
+
+
+def _side(processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One side's blocks together, warm-up rounds dropped."""
+    rounds = [r for process in processes for r in process["rounds"][1:]]
+    timed = [name for name in rounds[0] if name.startswith("seconds")]
+    peak = max(process["peak_rss_bytes"] for process in processes)
+    return {
+        **{name: summary([r[name] for r in rounds]) for name in timed},
+        "mean_answer_tokens": round(statistics.mean(r["length"] for r in rounds), 2),
+        "mean_reward": round(statistics.mean(r["reward"] for r in rounds), 3),
+        "peak_rss_gb": round(peak / GB, 2),
+    }
+
+
+def trl_environment() -> Path:
+    """The interpreter of `.venvs/trl`, with the newest TRL; made on first use."""
+    folder = ROOT / ".venvs" / "trl"
+    python, done = folder / "bin" / "python", folder / "complete"
+    if not done.is_file():
+        print(f"making {folder} (torch and TRL: about 1 GB on CPU)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        for wanted in (REQUIREMENTS[:1], REQUIREMENTS[1:]):
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
+        done.touch()
+    return python

@@ -1,0 +1,83 @@
+"""GRPO rounds of jaxevo, measured in a fresh process: `python -m experiments.bench.worker`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def run(options: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Builds a run on SmolLM2 and does its rounds; seconds count from the process's start.
+
+    Returns:
+      seconds (import, load, then total at the end of the first round), rounds (metrics of each,
+      `seconds` being wall-clock between weights that are ready), prompts in the order asked.
+    """
+    marks = {"import": _process_age()}
+    import jax
+
+    from jaxevo.models import hub
+    from jaxevo.recipes.grpo import grpo
+    from jaxevo.run.build import build_run
+    from jaxevo.run.loop import one_round
+    from jaxevo.run.options import RunOptions
+
+    marks["import"] = _process_age()
+    sizes = {name: value for name, value in options.items() if name != "learning_rate"}
+    run = build_run(
+        grpo(learning_rate=options["learning_rate"]),
+        RunOptions(model="smollm2-135m", task="add1", rounds=rounds, eval_problems=0, **sizes),
+    )
+    jax.block_until_ready(run.state.params)
+    marks["load"] = _process_age() - marks["import"]
+    state, memory, measured = run.state, run.memory, []
+    for index in range(rounds):
+        start, busy = time.perf_counter(), time.process_time()
+        state, memory, metrics, _ = one_round(run, state, memory)
+        jax.block_until_ready(state.params)
+        if index == 0:
+            marks["total"] = _process_age()
+        kept = ("seconds_rollout", "seconds_update", "length", "reward")
+        seconds = {
+            "seconds": time.perf_counter() - start,
+            "seconds_cpu": time.process_time() - busy,
+        }
+        measured.append({**seconds, **{name: metrics[name] for name in kept}})
+    tokenizer = run.bench.model.tokenizer
+    tasks = [run.bench.source.train(i) for i in range(rounds * options["prompts"])]
+    rendered = [tokenizer.render(task.messages, template="chatml") for task in tasks]
+    return {
+        "seconds": marks,
+        "rounds": measured,
+        "model_dir": str(hub.smollm2_dir()),
+        "prompts": [
+            {"ids": ids, "text": tokenizer.decode(ids), "answer": task.answer}
+            for ids, task in zip(rendered, tasks, strict=True)
+        ],
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _process_age() -> float:
+    """Seconds since the kernel started this process."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100  # USER_HZ
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--options", type=json.loads, required=True, help="sizes, as JSON")
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.write_text(json.dumps(run(args.options, args.rounds)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

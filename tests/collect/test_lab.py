@@ -1,0 +1,91 @@
+"""The instruments: reproducible wherever they run, and honest about what was sampled."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxevo.collect.lab import RolloutConfig
+from jaxevo.run.build import build_bench
+from jaxevo.sampling.sampler import Sampling
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_model):
+    rollout = RolloutConfig(3, 2, 4, Sampling())
+    return build_bench(model=tiny_model, task="add1", rollout=rollout, seed=5, prompt_tokens=12)
+
+
+def new_lab(bench, **where):
+    return bench.lab({"policy": bench.model.params}, **where)
+
+
+def flat(rows):
+    return [row.answer_ids.tolist() for row in rows]
+
+
+def test_the_same_round_gives_the_same_rows_and_another_round_others(bench):
+    first = new_lab(bench, round_index=2, position=6)
+    rows = first.sample(first.tasks())
+    again = new_lab(bench, round_index=2, position=6)
+    assert flat(again.sample(again.tasks())) == flat(rows)
+    assert first.position == 9
+    later = new_lab(bench, round_index=3, position=6)
+    assert flat(later.sample(later.tasks())) != flat(rows)
+    evaluation = new_lab(bench, round_index=2, position=6, evaluation=True)
+    assert flat(evaluation.sample(evaluation.tasks())) != flat(rows)
+
+
+def test_rows_of_a_task_share_a_group_and_waves_differ(bench):
+    lab = new_lab(bench)
+    tasks = lab.tasks(2)
+    rows, more = lab.sample(tasks, samples=3), lab.sample(tasks, samples=3)
+    assert [r.group for r in rows] == [rows[0].group] * 3 + [rows[3].group] * 3
+    assert len({r.uid for r in rows + more}) == 12
+    assert flat(rows) != flat(more)
+    assert lab.sampled.keys() == {r.uid for r in rows + more}
+
+
+def test_extending_a_row_keeps_what_stood_there_and_marks_sources(bench):
+    lab = new_lab(bench)
+    rows = lab.sample(lab.tasks(2))
+    injected = [("tool", [12, 12]), ("injected", []), ("forced", [3]), ("tool", [4])]
+    longer = lab.extend(rows, injected)
+    for row, new, (source, ids) in zip(rows, longer, injected, strict=True):
+        kinds = [s.source for s in new.segments]
+        assert kinds == ["prompt", "policy", *([source] if ids else []), "policy"]
+        assert new.segments[:2] == row.segments
+        assert new.uid == row.uid
+        assert new.sampled_tokens == row.sampled_tokens + len(new.segments[-1].ids)
+    assert {r.uid: r for r in longer} == lab.sampled
+
+
+def test_verify_gives_reward_feedback_and_all_verdicts(bench):
+    lab = new_lab(bench)
+    (row,) = lab.sample(lab.tasks(1), samples=1)
+    prompt, answer = row.segments
+    ids = bench.model.tokenizer.encode(row.task.answer)
+    right = dataclasses.replace(row, segments=(prompt, dataclasses.replace(
+        answer, ids=np.array([*ids, 1], np.int32))))  # fmt: skip
+    wrong = dataclasses.replace(row, segments=(prompt, dataclasses.replace(
+        answer, ids=np.array([*ids, ids[0]], np.int32))))  # fmt: skip
+    good, bad = lab.verify([right, wrong])
+    assert good.rewards == {"correct": 1.0}
+    assert good.feedback == ""
+    assert good.info["verdicts"] == {"last_integer": 1.0, "strict_integer": 1.0}
+    assert bad.reward == 0.0
+    assert row.task.answer in bad.feedback
+
+
+def test_the_control_arm_hears_nothing_of_the_truth(bench):
+    lab = dataclasses.replace(bench, control="random").lab({"policy": bench.model.params})
+    rows = lab.verify(lab.sample(lab.tasks(3), samples=8))
+    assert {r.reward for r in rows} == {0.0, 1.0}
+    assert {r.feedback for r in rows} == {""}
+    assert {name for r in rows for name in r.rewards} == {"coin"}
+
+
+def test_an_unknown_parameter_set_is_named(bench):
+    lab = new_lab(bench)
+    with pytest.raises(ValueError, match=r"parameter set 'critic', but the recipe has \['policy'"):
+        lab.sample(lab.tasks(1), params="critic")
