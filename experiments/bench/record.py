@@ -63,7 +63,7 @@ def call(command: Sequence[str], env: Mapping[str, str | None]) -> dict[str, Any
     Raises:
       RuntimeError: when it fails, with the end of what it said.
     """
-    merged = {**os.environ, "PYTHONPATH": str(ROOT), **{k: v for k, v in env.items() if v}}
+    merged = {**os.environ, **{k: v for k, v in env.items() if v}}
     for name in (k for k, v in env.items() if v is None):
         merged.pop(name, None)
     with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
@@ -86,6 +86,7 @@ def call(command: Sequence[str], env: Mapping[str, str | None]) -> dict[str, Any
 def ours(rounds: int, *, compile_cache: str | None = None) -> dict[str, Any]:
     """Rounds of jaxevo in a process of its own; without a folder nothing compiled is kept."""
     env = {
+        "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": compile_cache,
         "JAX_ENABLE_COMPILATION_CACHE": "true" if compile_cache else "false",

@@ -104,7 +104,8 @@ def _trl(
     with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
         path = Path(folder) / "job.json"
         path.write_text(json.dumps(job))
-        env = {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        # Our root holds a folder `kernels`, which transformers would take for a package it knows.
+        env = {"PYTHONPATH": None, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         return call([str(python), str(SCRIPT), "--job", str(path)], env)
 
 

@@ -37,12 +37,12 @@ VERSION = 1  # of data and training: a new one makes a new cache entry
 class Pretraining:
     """How the toy is made. knowledge: share of right answers in lines without a context."""
 
-    steps: int = 500
-    plain: tuple[int, int] = (192, 12)  # lines without a context per step, and their slots
-    told: tuple[int, int] = (64, 27)  # lines with one
+    steps: int = 600
+    plain: tuple[int, int] = (96, 12)  # lines without a context per step, and their slots
+    told: tuple[int, int] = (32, 27)  # lines with one
     learning_rate: float = 3e-3
     warmup: int = 50
-    knowledge: float = 0.45
+    knowledge: float = 0.5
     obedience: float = 0.95
 
 
@@ -75,7 +75,7 @@ TASKS = (  # sign, lowest and highest operand, number of operands: add1, add2, a
     ("-", 1, 9, 2),
     ("*", 2, 9, 2),
 )
-SHARES = (0.1, 0.5, 0.2, 0.1, 0.1)
+SHARES = (0.1, 0.55, 0.15, 0.1, 0.1)
 
 
 def plain_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:

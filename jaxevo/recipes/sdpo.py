@@ -23,7 +23,7 @@ def sdpo(
     max_grad_norm: float = 1.0,
     kind: Literal["reverse", "forward", "js"] = "js",
     alpha: float = 0.5,
-    top_k: int | None = 100,
+    distill_top_k: int | None = 100,
     tail: bool = True,
     teacher_rate: float = 0.05,
     solution: bool = True,
@@ -52,7 +52,7 @@ def sdpo(
       max_grad_norm: longest gradient before clipping, in the global 2-norm.
       kind: divergence between policy p and teacher q.
       alpha: weight of the teacher in the js mixture, in (0, 1); other kinds ignore it.
-      top_k: support of the divergence, the policy's k likeliest tokens; none for all.
+      distill_top_k: support of the divergence, the policy's k likeliest tokens; none for all.
       tail: keep the rest of the mass as one bucket instead of renormalising.
       teacher_rate: EMA rate per round; 0 freezes the teacher, 1 copies the policy.
       solution: show the first successful sibling's answer to the teacher.
@@ -72,7 +72,7 @@ def sdpo(
         success=success,
         max_prompt_tokens=context_tokens,
     )
-    divergence = bind(distillation, kind=kind, alpha=alpha, top_k=top_k, tail=tail)
+    divergence = bind(distillation, kind=kind, alpha=alpha, top_k=distill_top_k, tail=tail)
     terms = [Term("distill", divergence, 1.0 - policy_weight)]
     if policy_weight:
         terms.append(Term("policy", bind(policy_gradient), policy_weight))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -195,16 +197,36 @@ def sample(
     return 0
 
 
-def recipes() -> int:
-    """Lists the recipes."""
-    import inspect
+def recipes(*, readme: bool = False) -> int:
+    """Lists the recipes.
 
-    from jaxevo.recipes import recipe_factory, recipe_names
-
-    for name in recipe_names():
-        summary = (inspect.getdoc(recipe_factory(name)) or "").split("\n")[0]
+    Args:
+      readme: as the table that stands in the README.
+    """
+    if readme:
+        print(recipe_table())
+        return 0
+    for name, summary, _ in _recipe_lines():
         print(f"{name:<12} {summary}")
     return 0
+
+
+def recipe_table() -> str:
+    """The README's table of methods, from the recipes' docstrings."""
+    rows = [f"| `{name}` | {summary} | {paper} |" for name, summary, paper in _recipe_lines()]
+    return "\n".join(["| recipe | what it does | source |", "|---|---|---|", *rows])
+
+
+def _recipe_lines() -> list[tuple[str, str, str]]:
+    """Name, first sentence and arXiv id of every recipe."""
+    from jaxevo.recipes import recipe_factory, recipe_names
+
+    lines = []
+    for name in recipe_names():
+        text = inspect.getdoc(recipe_factory(name)) or ""
+        paper = re.search(r"References:\s+arXiv (\S+?)[,.\s]", text)
+        lines.append((name, text.split("\n")[0], f"arXiv {paper.group(1)}" if paper else ""))
+    return lines
 
 
 def report(*, run: str) -> int:

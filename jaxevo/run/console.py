@@ -57,7 +57,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self._seconds:
+        if self._seconds and raised[0] is None:
             self.say(f"seconds: {', '.join(f'{n} {s:.1f}' for n, s in self._seconds.items())}")
 
     def update(self, metrics: Mapping[str, Any]) -> None:

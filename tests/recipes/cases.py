@@ -23,6 +23,6 @@ CASES = (
         epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
     )),
     Case("sdpo", lambda: sdpo(
-        learning_rate=1e-3, warmup_updates=0, context_tokens=24, top_k=5, policy_weight=0.3,
+        learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),
 )  # fmt: skip

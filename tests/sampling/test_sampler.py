@@ -124,7 +124,8 @@ def test_greedy_takes_the_likeliest_token(tiny_model, sampler, sharp):
 
 def test_stop_strings_end_a_row_after_the_token_that_completes_them(tiny_model, sampler, sharp):
     free = draw(sampler, sharp)
-    texts = [tiny_model.tokenizer.text(ids[:n]) for ids, n in zip(free.ids_NR, free.length_N)]
+    rows = zip(free.ids_NR, free.length_N, strict=True)
+    texts = [tiny_model.tokenizer.text(ids[:n]) for ids, n in rows]
     stop = next(t[1:3] for t in texts if len(t) >= 4)
     out = draw(sampler, sharp, stop=(stop, "nowhere"))
     hit = 0
