@@ -50,14 +50,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     python = args.trl_python.absolute() if args.trl_python else trl_environment()
     result = provenance("round-vs-trl")
-    first = ours(1 + args.repeats)  # also says the prompts that TRL's first trial needs
-    tried = _try(python, first, args)
-    best = min(tried, key=lambda t: t["seconds"]) if len(tried) > 1 else tried[0]
-    setting = {"rows": best["rows"], "threads": best["threads"]}
+    setting, tried = {"rows": args.trl_rows, "threads": args.trl_threads}, []
+    if None in setting.values():
+        tried = _try(python, args)
+        best = min(tried, key=lambda trial: trial["seconds"])
+        setting = {name: best[name] for name in setting}
     blocks, loads = [], []
     for _ in range(args.blocks):
         loads.append(load())
-        blocks.append((ours(1 + args.repeats), _trl(python, first, 1 + args.repeats, **setting)))
+        mine = ours(1 + args.repeats)
+        blocks.append((mine, _trl(python, mine, **setting)))
     mine, theirs = (_side(side) for side in zip(*blocks, strict=True))
     ratio = theirs["seconds"]["median"] / mine["seconds"]["median"]
     result["versions"]["trl environment"] = blocks[0][1]["versions"]
@@ -72,15 +74,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _try(python: Path, first: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _try(python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One timed round of every TRL setting: all micro-batches, then the best one's threads."""
+    mine = ours(2)
     sizes = [args.trl_rows] if args.trl_rows else [64, 16, 8]
     threads = [args.trl_threads] if args.trl_threads else [2, 1]
-    if len(sizes) == len(threads) == 1:
-        return [{"rows": sizes[0], "threads": threads[0]}]
 
     def trial(rows: int, thread_count: int) -> dict[str, Any]:
-        out = _trl(python, first, 2, rows=rows, threads=thread_count)
+        out = _trl(python, mine, rows=rows, threads=thread_count)
         seconds = round(out["rounds"][1]["seconds"], 2)
         return {"rows": rows, "threads": thread_count, "seconds": seconds}
 
@@ -89,17 +90,16 @@ def _try(python: Path, first: dict[str, Any], args: argparse.Namespace) -> list[
     return tried + [trial(fastest, count) for count in threads[1:]]
 
 
-def _trl(
-    python: Path, first: dict[str, Any], rounds: int, *, rows: int, threads: int
-) -> dict[str, Any]:
+def _trl(python: Path, mine: dict[str, Any], *, rows: int, threads: int) -> dict[str, Any]:
+    """As many rounds of TRL, on the same prompts, as `mine` tells of."""
     job = {
         **ROUND,
-        "rounds": rounds,
+        "rounds": len(mine["rounds"]),
         "rows": rows,
         "accumulation": ROWS // rows,
         "threads": threads,
-        "model_dir": first["model_dir"],
-        "problems": first["prompts"][: rounds * ROUND["prompts"]],
+        "model_dir": mine["model_dir"],
+        "problems": mine["prompts"],
     }
     with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
         path = Path(folder) / "job.json"

@@ -224,7 +224,7 @@ def _recipe_lines() -> list[tuple[str, str, str]]:
     lines = []
     for name in recipe_names():
         text = inspect.getdoc(recipe_factory(name)) or ""
-        paper = re.search(r"References:\s+arXiv (\S+?)[,.\s]", text)
+        paper = re.search(r"References:\s+arXiv (\d+\.\d+)", text)
         lines.append((name, text.split("\n")[0], f"arXiv {paper.group(1)}" if paper else ""))
     return lines
 
