@@ -31,13 +31,13 @@ test: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak"
 
 check: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest -m "not soak and not slow and not smollm2"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
 	$(BIN)/pytest -m soak

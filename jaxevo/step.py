@@ -48,6 +48,7 @@ def run_round(
       state, memory, experience, and per objective one report per update.
     """
     experience = recipe.collect(lab, state, memory)
+    lab.close()  # the sampler's copy of the weights makes room for the update
     reports: dict[str, list[dict[str, Any]]] = {}
     for objective in recipe.objectives:
         rows = experience.get(objective.name, ())

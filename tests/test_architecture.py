@@ -13,21 +13,32 @@ PACKAGE = ROOT / "jaxevo"
 HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "tyro", "rich")
 
 # Who may import whom; a package may always import itself and `types`.
-LEAVES = {"kernels", "optimizers"}
+LEAVES = {"kernels", "optimizers", "cache"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers"}
 ALLOWED = {
     "types": set(),
     "kernels": set(),
     "optimizers": set(),
+    "cache": set(),
     **{part: LEAVES | PARTS for part in PARTS},
     "collect": LEAVES | PARTS,
     "recipes": LEAVES | PARTS | {"collect"},
     "parallel": set(),
-    "models": {"kernels", "parallel"},
+    "models": {"cache", "kernels", "parallel"},
     "sampling": {"kernels", "parallel", "models"},
     "state": set(),
     "step": {"collect", "losses", "state"},
-    "run": {"collect", "models", "parallel", "rewards", "sampling", "state", "step", "tasks"},
+    "run": {
+        "cache",
+        "collect",
+        "models",
+        "parallel",
+        "rewards",
+        "sampling",
+        "state",
+        "step",
+        "tasks",
+    },
 }
 # The command line alone looks recipes up.
 ALLOWED_FILES = {"run/cli.py": {"recipes"}, "run/commands.py": {"recipes"}}

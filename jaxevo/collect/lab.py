@@ -73,6 +73,7 @@ class Lab:
         self.seconds = {"sample": 0.0, "verify": 0.0}
         self._sample_fn, self._keys_fn, self._finish_names = sample_fn, keys_fn, finish_names
         self._publish, self._weights_version, self._coin = publish, weights_version, coin
+        self._published: dict[str, Any] = {}
         self._wave = 0
 
     def tasks(self, count: int | None = None) -> list[Task]:
@@ -134,7 +135,7 @@ class Lab:
     ) -> list[Row]:
         with self._timed("sample"):
             out = self._sample_fn(
-                self._publish(params),
+                self._weights(params),
                 prompts,
                 self._keys_fn([row.uid for row in rows]),
                 samples=samples,
@@ -144,6 +145,15 @@ class Lab:
         grown = [self._grow_row(row, out, n) for n, row in enumerate(rows)]
         self.sampled |= {row.uid: row for row in grown}
         return grown
+
+    def _weights(self, name: str) -> Any:
+        if name not in self._published:
+            self._published[name] = self._publish(name)
+        return self._published[name]
+
+    def close(self) -> None:
+        """Frees the sampler's copies of weights; a later `sample` would publish them anew."""
+        self._published.clear()
 
     def _grow_row(self, row: Row, out: SamplesLike, n: int) -> Row:
         length = int(out.length_N[n])

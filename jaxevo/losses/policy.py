@@ -32,7 +32,7 @@ def clipped_surrogate(
     Args:
       logp_NA: ℓ, log-prob under the policy that is trained; differentiable.
       old_NA: ℓ_old, log-prob at the start of the phase; no gradient.
-      advantage_NA: A; no gradient.
+      advantage_NA: A, one per token or [N, 1] for one per row; no gradient.
       clip_low: ε_lo, how far the ratio may fall below 1.
       clip_high: ε_hi, how far it may rise above 1; 0.28 is DAPO's clip-higher.
       dual_clip: c > 1, an upper bound on the ratio of tokens with A < 0; None leaves it open.
@@ -42,15 +42,17 @@ def clipped_surrogate(
       loss [N, A], float32.
 
     Raises:
-      ValueError: for a dual clip of 1 or less, which would clip unchanged policies.
+      ValueError: for a dual clip of 1 or less, which would clip unchanged policies, or advantages
+        of another shape.
 
     References:
       Schulman et al., PPO, arXiv 1707.06347, eq. 7. Ye et al. (dual clip), arXiv 1912.09729.
       Yu et al., DAPO, arXiv 2503.14476.
     """
-    chex.assert_equal_shape([logp_NA, old_NA, advantage_NA])
+    chex.assert_equal_shape([logp_NA, old_NA])
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip} must be above 1; None switches it off.")
+    advantage_NA = _spread(advantage_NA, logp_NA)
     advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
     old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
     ratio_NA = jnp.exp(_limited(masked(logp_NA, mask_NA) - old_NA))
@@ -64,9 +66,20 @@ def clipped_surrogate(
 
 def reinforce(logp_NA: Array, advantage_NA: Array, *, mask_NA: Array | None = None) -> jax.Array:
     """−A·ℓ per token, float32; gradient flows through ℓ only. Masked tokens give 0."""
-    chex.assert_equal_shape([logp_NA, advantage_NA])
+    advantage_NA = _spread(advantage_NA, logp_NA)
     advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
     return masked(-advantage_NA * masked(logp_NA, mask_NA), mask_NA)
+
+
+def _spread(advantage_NA: Array, logp_NA: Array) -> jax.Array:
+    """One advantage per token, from one per token or one per row [N, 1]."""
+    rows, tokens = logp_NA.shape
+    if advantage_NA.shape not in ((rows, tokens), (rows, 1)):
+        raise ValueError(
+            f"advantages have shape {advantage_NA.shape}, but log-probs of shape {logp_NA.shape} "
+            f"need it or ({rows}, 1). Write advantage_N[:, None] for one per row."
+        )
+    return jnp.broadcast_to(advantage_NA, (rows, tokens))
 
 
 def importance_weight(

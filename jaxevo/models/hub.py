@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxevo.cache import cache_dir
 from jaxevo.models.hf import LoadedModel, load_hf
 
 SMOLLM2 = "smollm2-135m"
@@ -48,14 +49,6 @@ def load(name_or_path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
         f"no model {name!r}: choose {SMOLLM2!r}, 'toy', 'toy:<seed>', an existing directory "
         "with config.json and safetensors, or a Hugging Face id such as 'organisation/name'."
     )
-
-
-def cache_dir() -> Path:
-    """$JAXEVO_CACHE, else $XDG_CACHE_HOME/jaxevo, else ~/.cache/jaxevo."""
-    own, shared = os.environ.get("JAXEVO_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        return Path(own)
-    return (Path(shared) if shared else Path.home() / ".cache") / "jaxevo"
 
 
 def smollm2_dir() -> Path:

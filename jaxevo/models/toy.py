@@ -14,7 +14,6 @@ import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxevo.cache import cache_dir
 from jaxevo.kernels import fused_logprob
 from jaxevo.models import decoder
 from jaxevo.models.tokenizer import CharTokenizer
@@ -141,7 +141,7 @@ def _arrays(tokens: CharTokenizer, lines: Sequence[tuple[str, str]], slots: int)
     return ids_BS, learn_BS
 
 
-def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
+def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> jax.Array:
     rows, slots = learn_BS.shape
     positions_BS = jnp.broadcast_to(jnp.arange(slots), (rows, slots))
     mask_BSS = jnp.broadcast_to(jnp.tri(slots, dtype=bool), (rows, slots, slots))
@@ -153,8 +153,9 @@ def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> Array:
 
 
 def _loss(params: Params, lines: Sequence[Lines]) -> jax.Array:
-    tokens = sum(jnp.sum(learn_BS) for _, learn_BS in lines)
-    return -sum(_log_likelihood(params, *arrays) for arrays in lines) / jnp.asarray(tokens)
+    tokens = sum((jnp.sum(learn_BS) for _, learn_BS in lines), jnp.int32(0))
+    total = sum((_log_likelihood(params, *arrays) for arrays in lines), jnp.float32(0))
+    return -total / tokens
 
 
 @functools.partial(jax.jit, static_argnames=("how",), donate_argnames=("params", "optimizer"))
@@ -188,9 +189,7 @@ def load_toy(seed: int = 0, *, force: bool = False) -> Params:
       seed: seed of weights and data.
       force: train again.
     """
-    from jaxevo.models.hub import cache_dir
-
-    path = Path(cache_dir()) / "toy" / f"v{VERSION}-seed{seed}.npz"
+    path = cache_dir() / "toy" / f"v{VERSION}-seed{seed}.npz"
     template = jax.eval_shape(lambda: decoder.init_params(jax.random.key(0), CONFIG))
     names = ["/".join(str(k.key) for k in keys) for keys, _ in jax.tree.leaves_with_path(template)]
     if force or not path.exists():

@@ -58,7 +58,7 @@ class Bench:
                 row_keys, jax.random.fold_in(key, EVALUATION) if evaluation else key
             ),
             finish_names=FINISH,
-            publish=functools.cache(lambda name: publish(_named(sets, name))),
+            publish=lambda name: publish(_named(sets, name)),
             round_index=round_index,
             position=position,
             seed=self.seed,

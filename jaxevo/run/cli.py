@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 
+from jaxevo.cache import cache_dir
 from jaxevo.run.arguments import UsageError, fail, options_class, parse, pick
 
 COMMANDS = {
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         return fail(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}.")
     module, function, summary = COMMANDS[name]
+    _keep_compiled_programs()
     try:
         command = getattr(importlib.import_module(module), function)
         if name == "train":
@@ -39,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return call(command, rest, prog=f"jaxevo {name}", summary=summary)
     except (UsageError, ValueError, FileNotFoundError, FileExistsError) as fault:
         return fail(" ".join(str(fault).split()))
+
+
+def _keep_compiled_programs() -> None:
+    """Lets later runs on this machine reuse compiled programs, unless JAX was told where to."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = cache_dir() / "xla"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
 
 
 def call(command: Callable[..., int], args: Sequence[str], *, prog: str, summary: str) -> int:

@@ -184,5 +184,16 @@ def test_refusals():
         importance_weight(x, x, x, level="row")
     with pytest.raises(ValueError, match="outside must be"):
         importance_weight(x, x, x, outside="drop")
-    with pytest.raises(AssertionError, match="shape"):
+    with pytest.raises(ValueError, match="advantages have shape"):
         clipped_surrogate(x, x, np.zeros(1))
+
+
+def test_an_advantage_per_row_is_spread_over_its_tokens():
+    rng = np.random.default_rng(3)
+    logp, old = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    row = rng.normal(size=(3, 1)).astype(np.float32)
+    whole = np.broadcast_to(row, (3, 4))
+    for loss in (lambda a: clipped_surrogate(logp, old, a), lambda a: reinforce(logp, a)):
+        np.testing.assert_array_equal(loss(row), loss(whole))
+        with pytest.raises(ValueError, match=r"advantages have shape \(3,\), but log-probs"):
+            loss(row[:, 0])
