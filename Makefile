@@ -30,13 +30,13 @@ demo: $(VENV)/demo
 test: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -n 2 --dist loadfile -m "not soak"
 
 check: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
