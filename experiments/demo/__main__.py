@@ -76,7 +76,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo-study"))
     args = parser.parse_args()
     runs = [run(seed, "none", args.rounds, args.folder) for seed in args.seeds]

@@ -58,7 +58,7 @@ def demo(
     *,
     control: Literal["none", "random"] = "none",
     model: str = "smollm2-135m",
-    rounds: int = 20,
+    rounds: int = 16,
     seed: int = 0,
     out: str = "",
 ) -> int:
