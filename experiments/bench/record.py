@@ -54,6 +54,12 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
+def say(what: str, process: Mapping[str, Any]) -> None:
+    """A line on stderr about a measured process, so that a broken-off bench leaves its numbers."""
+    seconds = ", ".join(f"{one['seconds']:.2f}" for one in process["rounds"])
+    print(f"{what}: rounds of {seconds} s (load {load()})", file=sys.stderr, flush=True)
+
+
 def call(command: Sequence[str], env: Mapping[str, str | None]) -> dict[str, Any]:
     """Runs a process that writes JSON to the file named by a last `--out` argument.
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.record import GB, ROOT, ROUND, call, load, ours, provenance, summary
+from experiments.bench.record import GB, ROOT, ROUND, call, load, ours, provenance, say, summary
 
 ROWS = ROUND["prompts"] * ROUND["samples"]
 SCRIPT = Path(__file__).parent / "peers" / "trl_round.py"
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--trl-threads", type=int, choices=(2, 1), help="torch threads (default: try both)"
     )
     parser.add_argument(
-        "--target", type=float, default=1.0, help="least times faster than TRL (default 1.0)"
+        "--target", type=float, default=2.5, help="least times faster than TRL (default 2.5)"
     )
 
 
@@ -59,7 +59,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for _ in range(args.blocks):
         loads.append(load())
         mine = ours(1 + args.repeats)
-        blocks.append((mine, _trl(python, mine, **setting)))
+        say("ours", mine)
+        theirs = _trl(python, mine, **setting)
+        say("TRL", theirs)
+        blocks.append((mine, theirs))
     mine, theirs = (_side(side) for side in zip(*blocks, strict=True))
     ratio = theirs["seconds"]["median"] / mine["seconds"]["median"]
     result["versions"]["trl environment"] = blocks[0][1]["versions"]
@@ -82,6 +85,7 @@ def _try(python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
     def trial(rows: int, thread_count: int) -> dict[str, Any]:
         out = _trl(python, mine, rows=rows, threads=thread_count)
+        say(f"TRL, {rows} rows, {thread_count} threads", out)
         seconds = round(out["rounds"][1]["seconds"], 2)
         return {"rows": rows, "threads": thread_count, "seconds": seconds}
 

@@ -43,12 +43,13 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
     with Checkpoints(folder / "checkpoints", keep=options.keep) as checkpoints:
         resumed = checkpoints.latest() is not None
         state, memory, config = run.state, run.memory, describe(run)
+        spent: Mapping[str, float] = {}  # seconds by phase before this process
         with RunLog(folder, append=resumed) as log:
             if resumed:
                 with progress.phase("restore"):
                     state, memory, meta = checkpoints.restore(state, memory)
                     log.cut_back(meta["offsets"])
-                    config["evaluation"] = meta["evaluation"]
+                    config["evaluation"], spent = meta["evaluation"], meta["seconds"]
                 progress.say(f"continuing {folder} after round {state.counters['round'] - 1}")
             log.write_config(config)
             while state.counters["round"] < options.rounds:
@@ -70,10 +71,13 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
                     config["evaluation"]["after"] = _evaluate(run, state, progress)
                 if last or _due(options.checkpoint_every, state.counters["round"]):
                     with progress.phase("checkpoint"):
-                        offsets = log.offsets()
-                        meta = {"offsets": offsets, "evaluation": config["evaluation"]}
+                        meta = {
+                            "offsets": log.offsets(),
+                            "evaluation": config["evaluation"],
+                            "seconds": _added(spent, progress.seconds()),
+                        }
                         checkpoints.save(state, memory, meta)
-            config["seconds"] = progress.seconds()
+            config["seconds"] = _added(spent, progress.seconds())
             log.write_config(config)
     with progress.phase("report"):
         report = write_report(folder)
@@ -139,6 +143,10 @@ def _evaluate(run: Run, state: TrainState, progress: Progress) -> dict[str, floa
         lab = run.bench.lab(state.params, evaluation=True)
         tasks = [source.held_out(i) for i in range(count)]
         return evaluate(lab, tasks, samples=options.eval_samples).means()
+
+
+def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    return {name: before.get(name, 0.0) + now.get(name, 0.0) for name in {**before, **now}}
 
 
 def _evaluates(every: int, index: int) -> bool:

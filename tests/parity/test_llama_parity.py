@@ -19,6 +19,8 @@ from jaxevo.models.tokenizer import HFTokenizer
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow
+
 
 TOLERANCE = 2e-4
 LLAMA3 = {

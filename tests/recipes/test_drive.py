@@ -11,7 +11,10 @@ from jaxevo import step
 from jaxevo.collect.pack import OWN
 from jaxevo.run.checkpoint import Checkpoints
 
-PARAMETERS = [pytest.param(case, id=case.name) for case in CASES]
+PARAMETERS = [  # `make check` drives the first case only
+    pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n else [])
+    for n, case in enumerate(CASES)
+]
 
 
 def leaves(state):

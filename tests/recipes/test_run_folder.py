@@ -77,6 +77,8 @@ def test_a_run_that_stopped_goes_on_and_each_round_appears_once(finished, start,
         file.write('{"round":2,"reward":0.1}\n{"round":3,"rew')
     resumed, _, said = go(start(RECIPE(), rounds=3, **options))
     assert "continuing" in said
+    seconds = json.loads((folder / "config.json").read_text())["seconds"]
+    assert {"first round", "rounds", "restore"} <= seconds.keys()  # of both processes
     timed = ("tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update")
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         one, other = (
