@@ -193,9 +193,13 @@ def declare_shapes(objective: Objective, options: RunOptions, prompt_slots: int)
 
 
 def _ladder(groups: int, samples: int, row_slots: int, least: int) -> tuple[Bucket, ...]:
-    """Buckets for rows whose contexts may all differ: a quarter, half and all of the worst case."""
+    """Buckets for rows whose contexts may all differ: a quarter, half and all of the worst case.
+
+    The largest always holds one group per packed row: the prefix tree of n rows has at most n
+    answers, n ends of contexts and n - 1 branchings.
+    """
     worst = samples * row_slots
     sizes: Sequence[int] = sorted(
         {max(-(-worst // share), row_slots, least) for share in (4, 2, 1)}
     )
-    return tuple(Bucket(rows=groups, slots=size, nodes=2 * samples + 2) for size in sizes)
+    return tuple(Bucket(rows=groups, slots=size, nodes=3 * samples + 1) for size in sizes)

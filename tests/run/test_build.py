@@ -1,0 +1,51 @@
+"""The declared shapes hold whatever single-turn rows can be."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxevo.collect.pack import Table, stack, tabulate
+from jaxevo.recipes.sdpo import sdpo
+from jaxevo.run.build import declare_shapes
+from jaxevo.run.options import RunOptions
+from jaxevo.types import Message, Row, Segment, Task
+
+P, G, A, PROMPT, CONTEXT = 3, 4, 3, 5, 7
+TASK = Task("t/0", (Message("user", "x"),), "0")
+(OBJECTIVE,) = sdpo(context_tokens=CONTEXT).objectives
+OPTIONS = RunOptions(prompts=P, samples=G, max_new_tokens=A)
+
+contexts = st.lists(st.integers(1, 2), min_size=1, max_size=CONTEXT)
+
+
+def row(n, prompt):
+    ids = np.full(A, 3, np.int32)
+    segments = (
+        Segment(np.array(prompt, np.int32), "prompt"),
+        Segment(ids, "policy", logp=np.zeros(A, np.float32)),
+    )
+    return Row(n, TASK, n // G, segments)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(contexts, min_size=P * G, max_size=P * G))
+def test_any_contexts_within_their_limit_fit(drawn):
+    rows = [row(n, [1] * PROMPT) for n in range(P * G)]
+    table = tabulate(rows, answer_slots=A)
+    own = table.prompts["own"]
+    teacher = [np.array(ids, np.int32) for ids in drawn]
+    table = Table(table.batch, {"own": own, "teacher": teacher}, rows)
+    shapes = declare_shapes(OBJECTIVE, OPTIONS, PROMPT)
+    batch = stack(table, range(P * G), shapes)
+    slots = batch.layouts["teacher"]
+    for n, ids in enumerate(drawn):
+        b, s = divmod(int(slots.index_NA[0, n, 0]), slots.ids_BS.shape[2])
+        assert slots.positions_BS[0, b, s] == len(ids) - 1
+        assert slots.ids_BS[0, b, s] == ids[-1]
+
+
+def test_groups_that_cannot_be_cut_into_micro_batches_are_refused():
+    options = RunOptions(prompts=6, samples=2, micro_batches=4)
+    with pytest.raises(ValueError, match="--prompts 6 cannot be cut into 1 minibatches x 4"):
+        declare_shapes(OBJECTIVE, options, PROMPT)
