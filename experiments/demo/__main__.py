@@ -68,7 +68,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes.axhline(TARGET["last_three_at_least"], color="0.8", linewidth=1, zorder=0)
     axes.set(xlabel="round (8 problems x 8 answers)", ylabel="share of right answers", ylim=(0, 1))
     axes.set_title("SmolLM2-135M teaches itself one-digit sums", loc="left", fontsize=11)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
