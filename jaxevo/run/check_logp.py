@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from jaxevo.collect.lab import RolloutConfig
 from jaxevo.collect.pack import OWN, Bucket, Shapes, stack, tabulate
 from jaxevo.models.scorer import score_text
+from jaxevo.models.tokenizer import Template
 from jaxevo.types import Batch, Bound, Params, Row, bind
 
 TRUNCATIONS = {
@@ -52,7 +53,7 @@ def check_logp(
     samples: int = 4,
     max_new_tokens: int = 12,
     temperatures: tuple[float, ...] = (0.3, 0.6, 1.0, 1.5),
-    template: Literal["chatml", "model", "plain"] = "chatml",
+    template: Template = "chatml",
     seed: int = 0,
     bound: float = 1e-4,
     json_out: str = "",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxevo.models.tokenizer import Template
 from jaxevo.run.options import RunOptions
 from jaxevo.types import Recipe
 
@@ -97,7 +98,7 @@ def evaluate_model(
     k: tuple[int, ...] = (1, 4, 8),
     max_new_tokens: int = 16,
     temperature: float = 1.0,
-    template: Literal["chatml", "model", "plain"] = "chatml",
+    template: Template = "chatml",
     seed: int = 0,
     json_out: str = "",
 ) -> int:
@@ -158,7 +159,7 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     stop: tuple[str, ...] = (),
-    template: Literal["chatml", "model", "plain"] = "model",
+    template: Template = "model",
     seed: int = 0,
 ) -> int:
     """Prints sampled answers to one prompt.
