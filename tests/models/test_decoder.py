@@ -109,7 +109,7 @@ def test_cache_gives_what_the_whole_sequence_gives(params):
     ids_BS = np.random.default_rng(1).integers(0, 31, (2, 9))
     whole, _ = apply(CONFIG, params, ids_BS, counting(2, 9), causal(2, 9))
     cache = decoder.init_cache(CONFIG, rows=2, capacity=16)
-    assert cache["k"].shape == (3, 2, 16, 2, 6)
+    assert cache["k"].shape == (3, 2, 2, 16, 6)
     gap = 4  # unused cache slots in front, and some behind
     for begin, end in ((0, 5), (5, 8), (8, 9)):
         positions_BS = counting(2, 9)[:, begin:end]
@@ -125,7 +125,7 @@ def test_cache_gives_what_the_whole_sequence_gives(params):
             slot=gap + begin,
         )
         np.testing.assert_allclose(hidden, whole[:, begin:end], atol=2e-5)  # float32 sums
-    used = np.abs(cache["k"]).sum(axis=(0, 1, 3, 4)) > 0
+    used = np.abs(cache["k"]).sum(axis=(0, 1, 2, 4)) > 0
     np.testing.assert_array_equal(used, (np.arange(16) >= 4) & (np.arange(16) < 13))
 
 
@@ -236,3 +236,18 @@ def test_config_refuses_impossible_shapes():
         dataclasses.replace(CONFIG, kv_heads=3)
     with pytest.raises(ValueError, match="even head_dim"):
         dataclasses.replace(CONFIG, head_dim=7)
+
+
+def test_backward_pass_of_swiglu_is_that_of_its_equation():
+    def plain(x, gate, up, down):
+        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+
+    shapes = ((2, 5, 6), (6, 9), (6, 9), (9, 6))
+    keys = jax.random.split(jax.random.key(3), len(shapes))
+    inputs = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+    def gradients(function):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a))), argnums=(0, 1, 2, 3))(*inputs)
+
+    for ours, wanted in zip(gradients(decoder.swiglu), gradients(plain), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
