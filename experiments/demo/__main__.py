@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ TARGET = {"first_reward_at_most": 0.3, "last_three_at_least": 0.75, "seconds_at_
 
 def run(seed: int, control: str, rounds: int, folder: Path) -> dict[str, Any]:
     out = folder / f"{control}-{seed}"
+    shutil.rmtree(out, ignore_errors=True)  # a resumed run would not be timed as a whole
     command = [sys.executable, "-m", "jaxevo.run.cli", "demo", "--seed", str(seed)]
     command += ["--control", control, "--rounds", str(rounds), "--out", str(out)]
     subprocess.run(command, check=True)
