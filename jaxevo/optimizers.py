@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import optax
 
+from jaxevo.types import Array, Params
+
 
 def adamw(
     *,
@@ -34,3 +36,16 @@ def adamw(
     if max_grad_norm is None:
         return step
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)
+
+
+def adam_moments(state: optax.OptState) -> tuple[Params, Array]:
+    """Adam's second moment and its count of updates, out of an optimizer state that has them.
+
+    Raises:
+      ValueError: for the state of another optimizer.
+    """
+    second_moment = optax.tree_utils.tree_get(state, "nu")
+    if second_moment is None:
+        raise ValueError("this optimizer keeps no second moment; it needs Adam's state.")
+    adam = optax.tree_utils.tree_get(state, "ScaleByAdamState")
+    return second_moment, adam.count

@@ -28,10 +28,11 @@ def initial_state(
 
 
 def follow(recipe: Recipe, state: TrainState) -> TrainState:
-    """Lets every following parameter set follow its leader."""
+    """Lets every parameter set that is due follow its leader."""
     params = dict(state.params)
     for own in recipe.params:
-        if own.follows and own.rule and (state.counters["round"] + 1) % own.every == 0:
+        due = own.when is None or own.when(state.counters)
+        if own.follows and own.rule and due:
             params[own.name] = _apply_rule(params[own.name], params[own.follows], rule=own.rule)
     return state.replace(params=params)
 

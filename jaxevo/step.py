@@ -18,25 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxevo.collect.pack import OWN, Shapes, Table, minibatches, stack, tabulate
+from jaxevo.collect.lab import Learner
+from jaxevo.collect.pack import Table, minibatches, prepare, stack
 from jaxevo.losses.reduce import ratio
+from jaxevo.losses.total import loss_parts
 from jaxevo.state import advance_counters, follow
-from jaxevo.types import Array, Batch, Bound, Objective, Params, Recipe, Row, Stream, TrainState
-
-Streams = Mapping[str, Stream]
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """What the update needs beside the recipe: the policy's forward and the declared shapes.
-
-    forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
-    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices.
-    """
-
-    forward: Bound
-    shapes: Mapping[str, Shapes]
-    place: Any = jax.device_put
+from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Recipe, Row, TrainState
 
 
 def run_round(
@@ -71,13 +58,7 @@ def learn(
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """All updates of one objective on one round's rows."""
     shapes = learner.shapes[objective.name]
-    table = tabulate(rows, answer_slots=shapes.answer, views=objective.views, tokenizer=tokenizer)
-    if objective.check is not None:
-        objective.check(table.batch)
-    advantage_N = np.asarray(objective.advantage(table.batch), np.float32)
-    table = dataclasses.replace(
-        table, batch=dataclasses.replace(table.batch, advantage_N=advantage_N)
-    )
+    table = prepare(rows, objective, shapes, tokenizer)
     plans = [
         cut for _ in range(objective.epochs) for cut in minibatches(table, objective, generator)
     ]
@@ -162,44 +143,6 @@ def update(
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report
-
-
-def loss_parts(
-    params: Params,
-    others: Mapping[str, Params],
-    micro: Batch,
-    objective: Objective,
-    forward: Bound,
-) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
-    """Frozen views, current forward, credit, terms -> (numerator, denominator) by term."""
-    sets = {**others, objective.trains: params}
-
-    def score(name: str, layout: str, read: tuple[str, ...]) -> Streams:
-        return forward(
-            sets[name], micro.layouts[layout], micro.answers, micro.temperature, read=read
-        )
-
-    frozen = {
-        view.name: jax.lax.stop_gradient(
-            score(view.params, view.name if view.context else OWN, view.read)
-        )
-        for view in objective.views
-    }
-    now = score(objective.trains, OWN, objective.read)
-    stopped = jax.lax.stop_gradient(now)
-    old = {} if micro.old is None else micro.old
-    frozen["old"] = {
-        name: dataclasses.replace(s, logp_NA=old.get(name, s.logp_NA))
-        for name, s in stopped.items()
-    }
-    credit = jax.lax.stop_gradient(objective.credit(micro, stopped, frozen))
-    pairs, signals = {}, {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
-    for term in objective.terms:
-        value_NA, mask_NA = term.fn(now, frozen, credit, micro)
-        reduce = term.reduce or objective.reduce
-        pairs[term.name] = reduce(value_NA, mask_NA, rows_N=micro.real_N)
-        signals[term.name] = jnp.where(mask_NA, jax.lax.stop_gradient(value_NA), 0.0)
-    return pairs, {**signals, **credit}
 
 
 @functools.partial(jax.jit, static_argnames=("forward",))

@@ -41,7 +41,9 @@ import numpy as np
 Array: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any  # nested dict of arrays
 Source = Literal["prompt", "policy", "tool", "injected", "forced"]
+Counters: TypeAlias = "Mapping[str, int]"
 VerdictStatus = Literal["pass", "fail", "error"]
+OWN = "own"  # the layout of rows as they were sampled
 
 
 # ---------------------------------------------------------------------------- bound functions
@@ -180,7 +182,8 @@ class Row:
 
     The answer of a row begins at its first non-prompt segment. `group` names the rows that are
     compared with each other, `episode` and `turn` place it in a game or a multi-turn world,
-    `parent` is the uid of the row it continues. `rewards` are parts that are summed.
+    `parent` is the uid of the row it was forked from. `rewards` are parts that are summed;
+    `numbers` are what an advantage needs beside them: a baseline, a target, a difficulty.
     """
 
     uid: int
@@ -193,6 +196,7 @@ class Row:
     parent: int | None = None
     temperature: float = 1.0
     rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     feedback: str = ""
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -295,16 +299,18 @@ class Packed:
 class Batch:
     """Rows as arrays. Row scalars are [N]; padding rows have `real_N` False and empty masks.
 
-    reward_N: sum of the reward parts; parts: each part [N]. group_N, episode_N: dense integers.
-    role_N: index into the sorted role names. present: view name -> [N] bool, rows that have that
-    view's context. layouts: view name -> Packed ("own" is the row as sampled); empty on the whole
-    batch, filled per micro-batch. old: stream name -> [N, A] log-probs at the start of the phase,
-    None when every update is the first one. advantage_N: filled after `objective.advantage`.
+    reward_N: sum of the reward parts; parts: each part [N]; numbers: `Row.numbers` [N], NaN where a
+    row has none. group_N, episode_N: dense integers. role_N: index into the sorted role names.
+    present: view name -> [N] bool, rows that have that view's context. layouts: view name ->
+    Packed ("own" is the row as sampled); empty on the whole batch, filled per micro-batch.
+    old: stream name -> [N, A] log-probs at the start of the phase, None when every update is the
+    first one. advantage_N: filled after `objective.advantage`.
     """
 
     answers: Mapping[str, Answers]
     reward_N: Array
     parts: Mapping[str, Array]
+    numbers: Mapping[str, Array]
     group_N: Array
     episode_N: Array
     turn_N: Array
@@ -363,7 +369,8 @@ class Objective:
 
     advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {name: [N, A]}`, stop-gradient.
     optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
-    the host for rows that this objective must not learn from.
+    the host for rows that this objective must not learn from. learns: the sources whose tokens have
+    mask 1: the policy's own, or `forced` ones for imitation.
     """
 
     name: str
@@ -378,6 +385,7 @@ class Objective:
     epochs: int = 1
     minibatch: Minibatch = Minibatch()
     check: Bound | None = None
+    learns: tuple[Source, ...] = ("policy",)
 
     @property
     def updates(self) -> int:
@@ -389,14 +397,15 @@ class Objective:
 class ParamSet:
     """A named set of weights; all start as copies of the loaded model.
 
-    follows/rule/every: after each `every`-th round with a finite update the set becomes
-    `rule(own, leader)`. Without `follows` it is trained by an objective, or stays frozen.
+    follows/rule/when: after a round with a finite update, for which `when(counters)` holds (None:
+    always), the set becomes `rule(own, leader)`. Without `follows` it is trained by an objective,
+    or stays frozen.
     """
 
     name: str
     follows: str | None = None
     rule: Bound | None = None
-    every: int = 1
+    when: Bound | None = None
 
 
 def keep_memory(memory: Any, experience: Any) -> Any:
@@ -411,11 +420,35 @@ class NoMemory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Size:
+    """How large one objective's share of a round can get: what its static shapes are made for.
+
+    rows: most rows of a round. answer: most answer slots of a row. group: rows that share a prefix
+    tree. slots: most packed slots of such a tree.
+    """
+
+    rows: int
+    answer: int
+    group: int
+    slots: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """context: longest context that is sampled from, in tokens; objectives: `Size` by name."""
+
+    context: int
+    objectives: Mapping[str, Size]
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """A method: who samples what, who learns from it, and what is remembered.
 
-    collect: `(lab, state, memory) -> {objective name: rows}`. grow: `(memory, experience) ->
-    memory`. memory: `() -> frozen dataclass of numpy arrays and JSON values`, the initial one.
+    collect: `(lab, state, memory) -> {objective name: rows}`; other names are for `grow` alone.
+    grow: `(memory, experience) -> memory`. memory: `() -> frozen dataclass of numpy arrays and JSON
+    values`, the initial one. sizes: `(rollout, prompt_tokens, tokenizer) -> Sizes`, None for P
+    prompts x G single-turn answers; prompt_tokens is the longest prompt of the run's task.
     """
 
     name: str
@@ -424,6 +457,7 @@ class Recipe:
     params: tuple[ParamSet, ...] = (ParamSet("policy"),)
     grow: Bound = Bound(keep_memory)
     memory: Bound = Bound(NoMemory)
+    sizes: Bound | None = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]

@@ -14,7 +14,7 @@ HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "
 
 # Who may import whom; a package may always import itself and `types`.
 LEAVES = {"kernels", "optimizers", "cache"}
-PARTS = {"losses", "advantages", "rewards", "tasks", "teachers"}
+PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
     "types": set(),
     "kernels": set(),
@@ -96,7 +96,8 @@ def test_no_method_is_named_in_shared_code():
 @pytest.mark.parametrize(
     "module",
     ["jaxevo", "jaxevo.losses", "jaxevo.advantages", "jaxevo.kernels", "jaxevo.types",
-     "jaxevo.rewards", "jaxevo.tasks", "jaxevo.teachers", "jaxevo.step", "jaxevo.recipes.grpo"],
+     "jaxevo.rewards", "jaxevo.tasks", "jaxevo.teachers", "jaxevo.envs", "jaxevo.step",
+     "jaxevo.recipes.grpo"],
 )  # fmt: skip
 def test_importing_the_parts_is_cheap(module):
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"

@@ -36,6 +36,20 @@ def leave_one_out_advantage(batch: Batch) -> jax.Array:
     return leave_one_out(batch.reward_N, batch.group_N, real_N=batch.real_N)
 
 
+def baseline_advantage(batch: Batch, *, number: str = "baseline") -> jax.Array:
+    """R − b: the summed rewards less a baseline that came with the rows (`Row.numbers`).
+
+    Raises:
+      ValueError: when no row has that number.
+    """
+    if number not in batch.numbers:
+        raise ValueError(
+            f"the advantage needs {number!r} in the rows' numbers, which have "
+            f"{sorted(batch.numbers)}. Set it in collect."
+        )
+    return jnp.asarray(batch.reward_N) - jnp.asarray(batch.numbers[number])
+
+
 def zero_advantage(batch: Batch) -> jax.Array:
     """0 for every row: for objectives whose terms read no advantage."""
     return jnp.zeros(batch.reward_N.shape, jnp.float32)

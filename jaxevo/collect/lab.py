@@ -9,13 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
+import jax
 import numpy as np
 
-from jaxevo.types import Array, Row, Segment, Source, Task, TaskSource, Verdict, row_uid
+from jaxevo.collect.pack import Shapes, prepare, stack
+from jaxevo.types import (
+    Array,
+    Batch,
+    Bound,
+    Objective,
+    Params,
+    Row,
+    Segment,
+    Source,
+    Task,
+    TaskSource,
+    Verdict,
+    row_uid,
+)
 
 
 class SamplesLike(Protocol):
@@ -42,6 +58,31 @@ class RolloutConfig:
     sampling: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """What scoring and updates need beside a recipe: the policy's forward and declared shapes.
+
+    forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
+    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices.
+    """
+
+    forward: Bound
+    shapes: Mapping[str, Shapes]
+    place: Any = jax.device_put
+
+
+@functools.partial(jax.jit, static_argnames=("fn", "forward"))
+def _mapped(
+    sets: Mapping[str, Params], batch: Batch, operands: tuple, *, fn: Bound, forward: Bound
+) -> Any:
+    """fn on the only micro-batch of a stack."""
+    return fn(sets, jax.tree.map(lambda x_K: x_K[0], batch), forward, *operands)
+
+
+def _pieces(whole: range, size: int) -> list[range]:
+    return [whole[start : start + size] for start in whole[::size]]
+
+
 class Lab:
     """One round's instruments. Made anew each round by the run loop.
 
@@ -58,21 +99,24 @@ class Lab:
         source: TaskSource,
         tokenizer: Any,
         sample_fn: Callable[..., SamplesLike],
-        keys_fn: Callable[[Sequence[int]], Array],
+        key: Array,
         finish_names: Sequence[str],
-        publish: Callable[[str], Any],
+        sets: Mapping[str, Params],
+        publish: Callable[[Params], Params],
         round_index: int,
         position: int,
         seed: int,
         weights_version: int = 0,
         coin: Callable[[int, int], Verdict] | None = None,
+        learner: Learner | None = None,
     ):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.round_index, self.position, self.seed = round_index, position, seed
         self.sampled: dict[int, Row] = {}
         self.seconds = {"sample": 0.0, "verify": 0.0}
-        self._sample_fn, self._keys_fn, self._finish_names = sample_fn, keys_fn, finish_names
-        self._publish, self._weights_version, self._coin = publish, weights_version, coin
+        self._sample_fn, self._key, self._finish_names = sample_fn, key, finish_names
+        self._sets, self._publish, self._learner = sets, publish, learner
+        self._weights_version, self._coin = weights_version, coin
         self._published: dict[str, Any] = {}
         self._wave = 0
 
@@ -98,8 +142,7 @@ class Lab:
         """Samples every task's prompt `samples` times (default: the run's G); rows in order."""
         samples = self.config.samples if samples is None else samples
         prompts = [np.array(self.tokenizer.render(t.messages), np.int32) for t in tasks]
-        wave, self._wave = self._wave, self._wave + 1
-        rows = []
+        wave, rows = self._next_wave(), []
         for p, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
             for g in range(samples):
                 uid = row_uid(self.round_index, wave, p, g)
@@ -108,6 +151,23 @@ class Lab:
                 temperature = self.config.sampling.temperature
                 rows.append(Row(uid, task, group, (segment,), role=role, temperature=temperature))
         return self._continue(rows, prompts, samples, params)
+
+    def fork(self, rows: Sequence[Row], copies: int = 1) -> list[Row]:
+        """Rows that go on from these with randomness of their own: `copies` of each, in order.
+
+        A row that is sampled on after an edit, or several times from one point, must be forked
+        first: the key of a token is made from its row's uid and its position.
+        """
+        wave = self._next_wave()
+        return [
+            dataclasses.replace(row, uid=row_uid(self.round_index, wave, p, c), parent=row.uid)
+            for p, row in enumerate(rows)
+            for c in range(copies)
+        ]
+
+    def _next_wave(self) -> int:
+        wave, self._wave = self._wave, self._wave + 1
+        return wave
 
     def extend(
         self,
@@ -137,18 +197,22 @@ class Lab:
             out = self._sample_fn(
                 self._weights(params),
                 prompts,
-                self._keys_fn([row.uid for row in rows]),
+                key=self._key,
+                uids=[row.uid for row in rows],
                 samples=samples,
                 new_tokens=self.config.new_tokens,
                 sampling=self.config.sampling,
             )
-        grown = [self._grow_row(row, out, n) for n, row in enumerate(rows)]
-        self.sampled |= {row.uid: row for row in grown}
-        return grown
+        return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])
 
     def _weights(self, name: str) -> Any:
+        if name not in self._sets:
+            raise ValueError(
+                f"sampling from parameter set {name!r}, but the recipe has {sorted(self._sets)}. "
+                f"Add ParamSet({name!r})."
+            )
         if name not in self._published:
-            self._published[name] = self._publish(name)
+            self._published[name] = self._publish(self._sets[name])
         return self._published[name]
 
     def close(self) -> None:
@@ -171,6 +235,57 @@ class Lab:
             row, segments=(*row.segments, segment), info={**row.info, "finish": finish}
         )
 
+    def record(self, rows: Sequence[Row]) -> list[Row]:
+        """Logs the latest form of rows (their rewards, say), and returns them."""
+        self.sampled |= {row.uid: row for row in rows}
+        return list(rows)
+
+    def map(
+        self,
+        fn: Bound,
+        rows: Sequence[Row],
+        *,
+        like: Objective,
+        by: Literal["rows", "groups"] = "rows",
+        operands: tuple[Any, ...] = (),
+    ) -> Any:
+        """`fn(sets, batch, forward, *operands)` over rows, as one jitted pure function.
+
+        Re-scoring, values, embeddings and per-question gradients are all this. `sets` are all
+        parameter sets as they are trained, `batch` has its layouts and advantages, `forward` is
+        the policy's: `forward(params, batch.layouts[...], batch.answers, batch.temperature,
+        read=...)`.
+
+        Args:
+          fn: by rows it returns a tree of `[N, ...]` arrays, N rows of a micro-batch; by groups
+            it sees one whole group at a time (and padding rows) and returns any tree of arrays.
+          rows: of any number.
+          like: the objective under whose shapes, sources, views and advantage the rows are
+            read.
+          by: whole micro-batches, or group by group in the order of first appearance.
+          operands: trees of arrays that are the same for all calls.
+
+        Returns:
+          the tree of fn with a leading axis of rows or groups, as numpy arrays.
+        """
+        if self._learner is None:
+            raise ValueError("this lab samples only; map needs the lab of a training run.")
+        learner, shapes = self._learner, self._learner.shapes[like.name]
+        table = prepare(rows, like, shapes, self.tokenizer)
+        if by == "groups":
+            shapes = shapes.of_one_group()
+            group_N = np.asarray(table.batch.group_N)
+            cuts = [np.flatnonzero(group_N == g).tolist() for g in range(group_N.max() + 1)]
+        else:
+            shapes = dataclasses.replace(shapes, micro=1)
+            cuts = [list(cut) for cut in _pieces(range(len(rows)), shapes.rows)]
+        batches = (learner.place(stack(table, cut, shapes)) for cut in cuts)
+        run = functools.partial(_mapped, fn=fn, forward=learner.forward)
+        parts = [jax.device_get(run(self._sets, batch, operands)) for batch in batches]
+        if by == "groups":
+            return jax.tree.map(lambda *xs: np.stack(xs), *parts)
+        return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(rows)], *parts)
+
     def verify(self, rows: Sequence[Row]) -> list[Row]:
         """Scores each row's answer text with every verifier of the task source.
 
@@ -178,9 +293,7 @@ class Lab:
         stand in `row.info["verdicts"]`. Under the control arm the reward is a coin's instead.
         """
         with self._timed("verify"):
-            judged = [self._judge(row) for row in rows]
-        self.sampled |= {row.uid: row for row in judged}
-        return judged
+            return self.record([self._judge(row) for row in rows])
 
     def _judge(self, row: Row) -> Row:
         text = self.answer_text(row)

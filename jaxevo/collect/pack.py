@@ -15,9 +15,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from jaxevo.types import Answers, Array, Batch, Objective, Packed, Row, View
-
-OWN = "own"
+from jaxevo.types import OWN, Answers, Array, Batch, Objective, Packed, Row, Source, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +33,27 @@ class Shapes:
 
     rows: N of one micro-batch. answer: A. micro: micro-batches per update. buckets: view name ->
     Buckets from small to large, of which the first that fits is used; `own` is the rows as sampled.
+    group: rows of one prefix tree.
     """
 
     rows: int
     answer: int
     micro: int
     buckets: tuple[tuple[str, tuple[Bucket, ...]], ...]
+    group: int = 1
 
     @property
     def programs(self) -> int:
         """How many shapes an update can have, so how often it may be traced."""
         return math.prod(len(ladder) for _, ladder in self.buckets)
+
+    def of_one_group(self) -> Shapes:
+        """The shapes of a single group, in a packed row of its own."""
+        single = tuple(
+            (view, tuple(dataclasses.replace(bucket, rows=1) for bucket in ladder))
+            for view, ladder in self.buckets
+        )
+        return dataclasses.replace(self, rows=self.group, micro=1, buckets=single)
 
 
 class FitError(ValueError):
@@ -61,10 +69,37 @@ class Table:
     rows: Sequence[Row]
 
 
+def prepare(rows: Sequence[Row], objective: Objective, shapes: Shapes, tokenizer: object) -> Table:
+    """The rows as one objective reads them: checked, and with its advantages.
+
+    Raises:
+      ValueError: rows that do not fit the declared shapes, or that the objective refuses.
+    """
+    table = tabulate(
+        rows,
+        answer_slots=shapes.answer,
+        views=objective.views,
+        learns=objective.learns,
+        tokenizer=tokenizer,
+    )
+    if objective.check is not None:
+        objective.check(table.batch)
+    advantage_N = np.asarray(objective.advantage(table.batch), np.float32)
+    batch = dataclasses.replace(table.batch, advantage_N=advantage_N)
+    return dataclasses.replace(table, batch=batch)
+
+
 def tabulate(
-    rows: Sequence[Row], *, answer_slots: int, views: Sequence[View] = (), tokenizer: object = None
+    rows: Sequence[Row],
+    *,
+    answer_slots: int,
+    views: Sequence[View] = (),
+    learns: Sequence[Source] = ("policy",),
+    tokenizer: object = None,
 ) -> Table:
     """Lines the rows up as `[N, A]` arrays and asks every view for its contexts.
+
+    Tokens whose source is in `learns` have mask 1.
 
     Raises:
       ValueError: no rows, an empty prompt, an answer longer than A, or differing temperatures.
@@ -89,11 +124,15 @@ def tabulate(
     roles = sorted({row.role for row in rows})
     names = sorted({name for row in rows for name in row.rewards})
     batch = Batch(
-        answers={"text": _answers(rows, answer_slots)},
+        answers={"text": _answers(rows, answer_slots, learns)},
         reward_N=np.array([row.reward for row in rows], np.float32),
         parts={
             name: np.array([row.rewards.get(name, 0.0) for row in rows], np.float32)
             for name in names
+        },
+        numbers={
+            name: np.array([row.numbers.get(name, np.nan) for row in rows], np.float32)
+            for name in sorted({name for row in rows for name in row.numbers})
         },
         group_N=_dense([row.group for row in rows]),
         episode_N=_dense([(row.group, row.episode) for row in rows]),
@@ -121,7 +160,7 @@ def _dense(labels: Sequence[object]) -> np.ndarray:
     return np.array([seen.setdefault(label, len(seen)) for label in labels], np.int32)
 
 
-def _answers(rows: Sequence[Row], answer_slots: int) -> Answers:
+def _answers(rows: Sequence[Row], answer_slots: int, learns: Sequence[Source]) -> Answers:
     shape = (len(rows), answer_slots)
     ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     logp, kept, known = np.zeros(shape, np.float32), np.zeros(shape, np.float32), []
@@ -135,14 +174,14 @@ def _answers(rows: Sequence[Row], answer_slots: int) -> Answers:
                     f"the declared shape has {answer_slots} answer slots. Raise it."
                 )
             ids[n, start:stop] = segment.ids
-            if segment.source == "policy":
+            if segment.source in learns:
                 mask[n, start:stop] = True
                 if segment.log_kept is not None:
                     kept[n, start:stop] = segment.log_kept
                 if segment.logp is not None:
                     logp[n, start:stop] = segment.logp
             start = stop
-        known.append(all(s.logp is not None for s in row.answer if s.source == "policy"))
+        known.append(all(s.logp is not None for s in row.answer if s.source in learns))
     return Answers(ids, mask, logp - kept, kept, np.array(known))
 
 
@@ -150,7 +189,11 @@ def _answers(rows: Sequence[Row], answer_slots: int) -> Answers:
 def minibatches(
     table: Table, objective: Objective, generator: np.random.Generator
 ) -> list[list[int]]:
-    """Row indices per update: whole rows, groups or episodes, in a new order for each epoch."""
+    """Row indices per update: whole rows, groups or episodes, in a new order for each epoch.
+
+    Where their number does not divide, the first minibatches have one more; each is its own update
+    with its own denominators.
+    """
     batch, cut = table.batch, objective.minibatch
     count = len(batch.real_N)
     label_N = {"rows": np.arange(count), "groups": batch.group_N, "episodes": batch.episode_N}[
@@ -159,14 +202,9 @@ def minibatches(
     units = np.unique(np.asarray(label_N))
     if objective.updates > 1:
         units = generator.permutation(units)
-    if len(units) % cut.count:
-        raise ValueError(
-            f"{len(units)} {cut.by} cannot be cut into {cut.count} equal minibatches. "
-            f"Choose a number of {cut.by} that {cut.count} divides."
-        )
     return [
         [n for unit in share for n in np.flatnonzero(label_N == unit).tolist()]
-        for share in np.split(units, cut.count)
+        for share in np.array_split(units, min(cut.count, len(units)))
     ]
 
 

@@ -76,6 +76,20 @@ def reference_kl(
     return kl_penalty(logp_NA, ref_NA, estimator=estimator, mask_NA=mask_NA), mask_NA
 
 
+def imitation(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    stream: str = "text",
+) -> Valued:
+    """−log π(token): supervised learning of the tokens that the objective learns from, in nats."""
+    del frozen, credit, batch
+    mask_NA = now[stream].mask_NA
+    return -masked(_read(now[stream].logp_NA, "logp", stream), mask_NA), mask_NA
+
+
 def entropy_bonus(
     now: Streams,
     frozen: Mapping[str, Streams],

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.pack import OWN, Bucket, Shapes
+from jaxevo.collect.lab import Lab, Learner, RolloutConfig
+from jaxevo.collect.pack import Bucket, Shapes
 from jaxevo.models import hub
 from jaxevo.models.scorer import score_text
 from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.options import RunOptions
-from jaxevo.sampling.sampler import FINISH, Sampler, publish, row_keys
+from jaxevo.sampling.sampler import FINISH, Sampler, publish
 from jaxevo.sampling.stops import stop_table
 from jaxevo.state import initial_state
-from jaxevo.step import Learner
 from jaxevo.tasks import load_task
 from jaxevo.tasks.arithmetic import plain
-from jaxevo.types import Objective, Params, Recipe, Task, TaskSource, TrainState, bind
+from jaxevo.types import (
+    OWN,
+    Objective,
+    Params,
+    Recipe,
+    Size,
+    Sizes,
+    Task,
+    TaskSource,
+    TrainState,
+    bind,
+)
 
 EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
@@ -41,11 +51,18 @@ class Bench:
     control: str = "none"
 
     def lab(
-        self, sets: Any, *, round_index: int = 0, position: int = 0, evaluation: bool = False
+        self,
+        sets: Mapping[str, Params],
+        *,
+        learner: Learner | None = None,
+        round_index: int = 0,
+        position: int = 0,
+        evaluation: bool = False,
     ) -> Lab:
         """One round's instruments over named parameter sets; evaluation has its own randomness.
 
-        The sampler gets its own copy of a set when a round first asks for it.
+        The sampler gets its own copy of a set when a round first asks for it. `lab.map` needs a
+        learner.
         """
         key = jax.random.key(self.seed)
         coin = random_reward if self.control == "random" and not evaluation else None
@@ -54,26 +71,17 @@ class Bench:
             source=self.source,
             tokenizer=self.model.tokenizer,
             sample_fn=self.sampler,
-            keys_fn=functools.partial(
-                row_keys, jax.random.fold_in(key, EVALUATION) if evaluation else key
-            ),
+            key=jax.random.fold_in(key, EVALUATION) if evaluation else key,
             finish_names=FINISH,
-            publish=lambda name: publish(_named(sets, name)),
+            sets=sets,
+            publish=publish,
             round_index=round_index,
             position=position,
             seed=self.seed,
             weights_version=round_index,
             coin=coin,
+            learner=learner,
         )
-
-
-def _named(sets: Any, name: str) -> Params:
-    if name not in sets:
-        raise ValueError(
-            f"sampling from parameter set {name!r}, but the recipe has {sorted(sets)}. "
-            f"Add ParamSet({name!r})."
-        )
-    return sets[name]
 
 
 def build_bench(
@@ -161,8 +169,13 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         template=options.template,
     )
     mesh = data_mesh(devices)
+    sizes = _sizes(recipe, options, bench)
+    bench = dataclasses.replace(
+        bench, sampler=dataclasses.replace(bench.sampler, prompt_slots=sizes.context)
+    )
     shapes = {
-        o.name: declare_shapes(o, options, bench.sampler.prompt_slots) for o in recipe.objectives
+        o.name: declare_shapes(o, sizes.objectives[o.name], options.micro_batches)
+        for o in recipe.objectives
     }
     learner = Learner(
         forward=bind(score_text, config=model.config, remat=options.remat),
@@ -174,32 +187,48 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     return Run(recipe, options, bench, learner, state, recipe.memory())
 
 
-def declare_shapes(objective: Objective, options: RunOptions, prompt_slots: int) -> Shapes:
-    """The static shapes of single-turn rows: whole groups per micro-batch, one tree per group."""
-    parts = objective.minibatch.count * options.micro_batches
-    if options.prompts % parts:
-        raise ValueError(
-            f"--prompts {options.prompts} cannot be cut into {objective.minibatch.count} "
-            f"minibatches x {options.micro_batches} micro-batches of whole groups."
-        )
-    groups, G, A = options.prompts // parts, options.samples, options.max_new_tokens
-    own = Bucket(rows=groups, slots=prompt_slots + G * (A - 1), nodes=G + 3)
+def _sizes(recipe: Recipe, options: RunOptions, bench: Bench) -> Sizes:
+    longest = bench.sampler.prompt_slots
+    if recipe.sizes is None:
+        return single_turn_sizes(recipe, options, longest)
+    sizes = recipe.sizes(bench.rollout, longest, bench.model.tokenizer)
+    return dataclasses.replace(sizes, context=max(longest, sizes.context))  # evaluation samples too
+
+
+def single_turn_sizes(recipe: Recipe, options: RunOptions, prompt_slots: int) -> Sizes:
+    """P prompts x G answers in one turn: whole groups per micro-batch, one tree per group."""
+    for objective in recipe.objectives:
+        if options.prompts % (objective.minibatch.count * options.micro_batches):
+            raise ValueError(
+                f"--prompts {options.prompts} cannot be cut into {objective.minibatch.count} "
+                f"minibatches x {options.micro_batches} micro-batches of whole groups."
+            )
+    G, A = options.samples, options.max_new_tokens
+    size = Size(options.prompts * G, answer=A, group=G, slots=prompt_slots + G * (A - 1))
+    return Sizes(prompt_slots, {objective.name: size for objective in recipe.objectives})
+
+
+def declare_shapes(objective: Objective, size: Size, micro_batches: int) -> Shapes:
+    """The static shapes of an objective's updates: as many prefix trees per micro-batch as rows
+    of the size's groups need, each with room in a packed row of its own."""
+    trees = -(-size.rows // size.group)
+    trees = -(-trees // (objective.minibatch.count * micro_batches))
+    # A tree of n rows has at most n answers, n ends of prompts and n - 1 branchings.
+    own = Bucket(rows=trees, slots=size.slots, nodes=3 * size.group + 1)
     buckets: list[tuple[str, tuple[Bucket, ...]]] = [(OWN, (own,))]
     for view in objective.views:
         if view.context is not None:
             longest = dict(view.context.options)["max_prompt_tokens"]
-            buckets.append((view.name, _ladder(groups, G, longest + A - 1, own.slots)))
-    return Shapes(groups * G, A, options.micro_batches, tuple(buckets))
+            row_slots = longest + size.answer - 1
+            buckets.append((view.name, _ladder(own, size.group, row_slots)))
+    return Shapes(trees * size.group, size.answer, micro_batches, tuple(buckets), size.group)
 
 
-def _ladder(groups: int, samples: int, row_slots: int, least: int) -> tuple[Bucket, ...]:
+def _ladder(own: Bucket, group: int, row_slots: int) -> tuple[Bucket, ...]:
     """Buckets for rows whose contexts may all differ: a quarter, half and all of the worst case.
 
-    The largest always holds one group per packed row: the prefix tree of n rows has at most n
-    answers, n ends of contexts and n - 1 branchings.
+    The largest always holds one group per packed row.
     """
-    worst = samples * row_slots
-    sizes: Sequence[int] = sorted(
-        {max(-(-worst // share), row_slots, least) for share in (4, 2, 1)}
-    )
-    return tuple(Bucket(rows=groups, slots=size, nodes=3 * samples + 1) for size in sizes)
+    worst = group * row_slots
+    sizes = sorted({max(-(-worst // share), row_slots, own.slots) for share in (4, 2, 1)})
+    return tuple(dataclasses.replace(own, slots=size) for size in sizes)

@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from jaxevo.collect.lab import RolloutConfig
-from jaxevo.collect.pack import OWN, Bucket, Shapes, stack, tabulate
+from jaxevo.collect.pack import Bucket, Shapes, stack, tabulate
 from jaxevo.models.scorer import score_text
 from jaxevo.models.tokenizer import Template
-from jaxevo.types import Batch, Bound, Params, Row, bind
+from jaxevo.types import OWN, Batch, Bound, Params, Row, bind
 
 TRUNCATIONS = {
     "none": {},

@@ -180,7 +180,7 @@ def sample(
 
     from jaxevo.run.build import make_sampler
     from jaxevo.run.restore import load_policy
-    from jaxevo.sampling.sampler import Sampling, row_keys
+    from jaxevo.sampling.sampler import Sampling
     from jaxevo.types import Message
 
     loaded = load_policy(model, run)
@@ -188,7 +188,8 @@ def sample(
     out = make_sampler(loaded, len(ids))(
         loaded.params,
         [np.array(ids, np.int32)],
-        row_keys(jax.random.key(seed), range(samples)),
+        key=jax.random.key(seed),
+        uids=range(samples),
         samples=samples,
         new_tokens=max_new_tokens,
         sampling=Sampling(temperature, top_p=top_p, stop=stop),

@@ -89,7 +89,12 @@ def one_round(
 ) -> tuple[TrainState, Any, dict[str, Any], list[dict[str, Any]]]:
     """One round and its log lines: state, memory, metrics, rollout records."""
     index, start = state.counters["round"], time.perf_counter()
-    lab = run.bench.lab(state.params, round_index=index, position=state.counters["position"])
+    lab = run.bench.lab(
+        state.params,
+        learner=run.learner,
+        round_index=index,
+        position=state.counters["position"],
+    )
     state, memory, experience, reports = run_round(run.recipe, run.learner, lab, state, memory)
     reports = jax.device_get(reports)
     seconds = time.perf_counter() - start

@@ -244,8 +244,8 @@ def _fold_words(run_key: Array, high_N: Array, low_N: Array) -> Array:
 class Sampler:
     """A decoder with a tokenizer's stops, ready to draw from any parameter set of its shape.
 
-    prompt_slots: prompts are padded to this many tokens (a longer one is refused), so that all
-    calls with equally many prompts share one compiled program.
+    prompt_slots: prompts are padded to this many tokens (a longer one is refused), and their number
+    to 2ⁿ or 3·2ⁿ, so that a run has few compiled programs.
     """
 
     config: decoder.DecoderConfig
@@ -257,14 +257,17 @@ class Sampler:
         self,
         params: Params,
         prompts: Sequence[np.ndarray],
-        keys_N: Array,
         *,
+        key: Array,
+        uids: Sequence[int],
         samples: int,
         new_tokens: int,
         limit_N: Array | None = None,
         sampling: Sampling,
     ) -> Samples:
         """Draws `samples` answers per prompt; row n = prompt * samples + sample. Numpy out.
+
+        All randomness of row n comes from the run's key and `uids[n]`.
 
         Raises:
           ValueError: an empty prompt, or one longer than `prompt_slots`.
@@ -275,17 +278,20 @@ class Sampler:
                 f"prompts have {min(lengths)} to {max(lengths)} tokens, but must have 1 to "
                 f"{self.prompt_slots}. Raise the prompt limit or shorten the task."
             )
-        prompt_PC = np.zeros((len(prompts), self.prompt_slots), np.int32)
+        N, P = len(prompts) * samples, padded_count(len(prompts))
+        length_P = np.ones(P, np.int32)
+        length_P[: len(prompts)] = lengths
+        prompt_PC = np.zeros((P, self.prompt_slots), np.int32)
         for p, ids in enumerate(prompts):
             prompt_PC[p, : len(ids)] = ids
-        N = len(prompts) * samples
         eos_V = np.zeros(self.config.vocab_size, bool)
         eos_V[list(self.eos_ids)] = True
-        limit_N = np.full(N, new_tokens, np.int32) if limit_N is None else np.asarray(limit_N)
+        allowed_N = np.zeros(P * samples, np.int32)  # rows of padding are done before they begin
+        allowed_N[:N] = new_tokens if limit_N is None else np.minimum(limit_N, new_tokens)
         draw = _Draw(
-            row_keys_N=keys_N,
-            length_N=np.repeat(np.array(lengths, np.int32), samples),
-            limit_N=np.minimum(limit_N, new_tokens).astype(np.int32),
+            row_keys_N=row_keys(key, [*uids, *(0,) * (P * samples - N)]),
+            length_N=np.repeat(length_P, samples),
+            limit_N=allowed_N,
             eos_V=eos_V,
             stops_QV=self.stop_table(sampling.stop) if sampling.stop else None,
             temperature=np.float32(sampling.temperature),
@@ -293,7 +299,7 @@ class Sampler:
             top_p=np.float32(sampling.top_p),
             min_p=np.float32(sampling.min_p),
         )
-        inputs = jax.device_put((prompt_PC, np.array(lengths, np.int32), draw))
+        inputs = jax.device_put((prompt_PC, length_P, draw))
         out = generate(
             params,
             *inputs,
@@ -302,7 +308,13 @@ class Sampler:
             new_tokens=new_tokens,
             truncates=sampling.truncates,
         )
-        return jax.device_get(out)
+        return jax.tree.map(lambda x: x[:N], jax.device_get(out))
+
+
+def padded_count(prompts: int) -> int:
+    """The least 2ⁿ or 3·2ⁿ that is not below `prompts`."""
+    power = 1 << (prompts - 1).bit_length()
+    return 3 * power // 4 if power >= 4 and prompts <= 3 * power // 4 else power
 
 
 def publish(params: Params, *, dtype: Any = None) -> Params:

@@ -1,4 +1,4 @@
-"""How one parameter set follows another: pure rules `(own, leader) -> own`.
+"""How one parameter set follows another, `(own, leader) -> own`, and when, `(counters) -> bool`.
 
 Results have the dtypes of `own`. Averages are taken in float32 or better; a follower stored in
 bfloat16 still loses steps below 1/256 of a weight, so keep slow followers in float32.
@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxevo.types import Array, Params
+from jaxevo.types import Array, Counters, Params
 
 
 def ema(own: Params, leader: Params, *, rate: float) -> Params:
@@ -50,3 +50,14 @@ def copy(own: Params, leader: Params) -> Params:
     """
     chex.assert_trees_all_equal_shapes(own, leader)
     return jax.tree.map(lambda old, new: jnp.array(new, dtype=old.dtype, copy=True), own, leader)
+
+
+def every(counters: Counters, *, rounds: int) -> bool:
+    """True at the end of each `rounds`-th round.
+
+    Raises:
+      ValueError: for fewer than 1 rounds.
+    """
+    if rounds < 1:
+        raise ValueError(f"every needs at least 1 rounds, got {rounds}.")
+    return (counters["round"] + 1) % rounds == 0

@@ -3,6 +3,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jaxevo.advantages import (
+    baseline_advantage,
     group_advantage,
     group_relative,
     leave_one_out,
@@ -18,6 +19,7 @@ def a_batch():
         answers={},
         reward_N=np.array([1.0, 0, 0.5, 0.25, 9], np.float32),
         parts={},
+        numbers={"baseline": np.array([0.5, -1, 0, 0.25, 0], np.float32)},
         group_N=np.array([0, 0, 1, 1, 0], np.int32),
         episode_N=np.zeros(n, np.int32),
         turn_N=np.zeros(n, np.int32),
@@ -47,3 +49,9 @@ def test_the_singleton_rule_is_handed_on():
 def test_a_misspelt_option_is_refused_when_it_is_bound():
     with pytest.raises(TypeError, match="no option 'sclae'"):
         bind(group_advantage, sclae="none")
+
+
+def test_a_baseline_comes_with_the_rows():
+    assert_array_equal(baseline_advantage(a_batch()), [0.5, 1, 0.5, 0, 9])
+    with pytest.raises(ValueError, match=r"needs 'value' in the rows' numbers, which have \['base"):
+        baseline_advantage(a_batch(), number="value")

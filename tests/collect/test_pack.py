@@ -1,12 +1,13 @@
 """Packing keeps every token on its own path, and reads every answer slot from the right place."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxevo.collect.pack import (
-    OWN,
     Bucket,
     FitError,
     Shapes,
@@ -15,7 +16,7 @@ from jaxevo.collect.pack import (
     stack,
     tabulate,
 )
-from jaxevo.types import Message, Minibatch, Objective, Row, Segment, Task, bind
+from jaxevo.types import OWN, Message, Minibatch, Objective, Row, Segment, Task, bind
 
 TASK = Task("t/0", (Message("user", "x"),), "0")
 
@@ -133,8 +134,33 @@ def test_minibatches_keep_groups_whole_and_cover_every_row_once():
         groups = {rows[n].group for n in cut}
         assert len(groups) == 2
         assert len(cut) == 6
-    with pytest.raises(ValueError, match="4 groups cannot be cut into 3"):
-        minibatches(table, objective("groups", 3), np.random.default_rng(0))
+    uneven = minibatches(table, objective("groups", 3), np.random.default_rng(0))
+    assert [len(cut) for cut in uneven] == [6, 3, 3]
+    assert sorted(n for cut in uneven for n in cut) == list(range(12))
+    assert len(minibatches(table, objective("groups", 9), np.random.default_rng(0))) == 4
+
+
+def test_what_is_learnt_from_is_said_by_source():
+    told = Segment(np.array([5, 6]), "forced")
+    own = Segment(np.array([7]), "policy", logp=np.array([-0.5], np.float32))
+    row = Row(0, TASK, 0, (Segment(np.array([1]), "prompt"), own, told))
+    by_source = {
+        learns: tabulate([row], answer_slots=4, learns=learns).batch.answers["text"]
+        for learns in (("policy",), ("forced",), ("policy", "forced"))
+    }
+    masks = {learns: answers.mask_NA[0].tolist() for learns, answers in by_source.items()}
+    assert masks == {
+        ("policy",): [True, False, False, False],
+        ("forced",): [False, True, True, False],
+        ("policy", "forced"): [True, True, True, False],
+    }
+    assert [bool(a.known_N[0]) for a in by_source.values()] == [True, False, False]
+
+
+def test_numbers_of_rows_are_columns():
+    rows = [dataclasses.replace(make_row(i, [1], [1]), numbers={"b": 0.5 * i}) for i in range(2)]
+    table = tabulate([*rows, make_row(2, [1], [1])], answer_slots=1)
+    np.testing.assert_array_equal(table.batch.numbers["b"], np.float32([0, 0.5, np.nan]))
 
 
 def test_padding_rows_are_empty():

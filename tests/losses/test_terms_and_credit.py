@@ -40,6 +40,7 @@ def a_batch(*, kept=KEPT, known=(True, True, True, False)):
         answers={"text": answers},
         reward_N=ADVANTAGE,
         parts={},
+        numbers={},
         group_N=n,
         episode_N=n,
         turn_N=n,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
+from jaxevo.recipes.spiral import spiral
 from jaxevo.types import Recipe
 
 
@@ -24,5 +25,9 @@ CASES = (
     )),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
+    )),
+    Case("spiral", lambda: spiral(
+        learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
+        snapshot_rounds=2,
     )),
 )  # fmt: skip

@@ -8,8 +8,9 @@ import pytest
 from cases import CASES
 
 from jaxevo import step
-from jaxevo.collect.pack import OWN
+from jaxevo.collect.pack import prepare, stack
 from jaxevo.run.checkpoint import Checkpoints
+from jaxevo.types import OWN
 
 PARAMETERS = [  # `make check` drives the first case only
     pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n else [])
@@ -137,12 +138,8 @@ def test_garbage_under_mask_0_changes_neither_loss_nor_gradient(start):
     rows = [shortened(row, 1 + n % 4) for n, row in enumerate(rows)]
     objective, learner = run.recipe.objectives[0], run.learner
     shapes = learner.shapes["policy"]
-    table = step.tabulate(rows, answer_slots=shapes.answer)
-    advantage_N = np.asarray(objective.advantage(table.batch))
-    table = dataclasses.replace(
-        table, batch=dataclasses.replace(table.batch, advantage_N=advantage_N)
-    )
-    batch = step.stack(table, range(shapes.rows), shapes)
+    table = prepare(rows, objective, shapes, run.bench.model.tokenizer)
+    batch = stack(table, range(shapes.rows), shapes)
     text = batch.answers["text"]
     masked = ~text.mask_NA
     assert masked.any()

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 
 from jaxevo.collect.pack import Table, stack, tabulate
 from jaxevo.recipes.sdpo import sdpo
-from jaxevo.run.build import declare_shapes
+from jaxevo.run.build import declare_shapes, single_turn_sizes
 from jaxevo.run.options import RunOptions
 from jaxevo.types import Message, Row, Segment, Task
 
 P, G, A, PROMPT, CONTEXT = 3, 4, 3, 5, 7
 TASK = Task("t/0", (Message("user", "x"),), "0")
-(OBJECTIVE,) = sdpo(context_tokens=CONTEXT).objectives
+RECIPE = sdpo(context_tokens=CONTEXT)
+(OBJECTIVE,) = RECIPE.objectives
 OPTIONS = RunOptions(prompts=P, samples=G, max_new_tokens=A)
 
 contexts = st.lists(st.integers(1, 2), min_size=1, max_size=CONTEXT)
@@ -36,7 +37,8 @@ def test_any_contexts_within_their_limit_fit(drawn):
     own = table.prompts["own"]
     teacher = [np.array(ids, np.int32) for ids in drawn]
     table = Table(table.batch, {"own": own, "teacher": teacher}, rows)
-    shapes = declare_shapes(OBJECTIVE, OPTIONS, PROMPT)
+    sizes = single_turn_sizes(RECIPE, OPTIONS, PROMPT)
+    shapes = declare_shapes(OBJECTIVE, sizes.objectives[OBJECTIVE.name], 1)
     batch = stack(table, range(P * G), shapes)
     slots = batch.layouts["teacher"]
     for n, ids in enumerate(drawn):
@@ -48,4 +50,4 @@ def test_any_contexts_within_their_limit_fit(drawn):
 def test_groups_that_cannot_be_cut_into_micro_batches_are_refused():
     options = RunOptions(prompts=6, samples=2, micro_batches=4)
     with pytest.raises(ValueError, match="--prompts 6 cannot be cut into 1 minibatches x 4"):
-        declare_shapes(OBJECTIVE, options, PROMPT)
+        single_turn_sizes(RECIPE, options, PROMPT)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxevo.models import decoder
 from jaxevo.run.build import make_sampler
-from jaxevo.sampling.sampler import FINISH, Sampling, publish, row_keys
+from jaxevo.sampling.sampler import FINISH, Sampling, padded_count, publish
 
 PROMPTS = [np.array(ids, np.int32) for ids in ([3, 4, 12, 6], [7, 12, 9, 14, 5, 6], [12, 3])]
 G, R = 3, 6
@@ -30,10 +30,9 @@ def sharp(tiny_model):
 def draw(sampler, params, prompts=None, uids=None, samples=G, **options):
     prompts = PROMPTS if prompts is None else prompts
     limit_N = options.pop("limit_N", None)
-    keys = row_keys(jax.random.key(1), UIDS if uids is None else uids)
     return sampler(
-        params, prompts, keys, samples=samples, new_tokens=R, limit_N=limit_N,
-        sampling=Sampling(**options),
+        params, prompts, key=jax.random.key(1), uids=UIDS if uids is None else uids,
+        samples=samples, new_tokens=R, limit_N=limit_N, sampling=Sampling(**options),
     )  # fmt: skip
 
 
@@ -157,3 +156,10 @@ def test_published_weights_are_no_alias(tiny_model):
 def test_prompts_that_do_not_fit_are_refused(sampler, sharp):
     with pytest.raises(ValueError, match="prompts have 2 to 7 tokens, but must have 1 to 6"):
         draw(sampler, sharp, [np.arange(7, dtype=np.int32), PROMPTS[2]], UIDS[:6])
+
+
+def test_prompts_are_padded_to_few_counts():
+    counts = [padded_count(n) for n in range(1, 100)]
+    assert all(count >= n for n, count in enumerate(counts, 1))
+    assert sorted(set(counts)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
+    assert all(2 * count <= 3 * n for n, count in enumerate(counts, 1))

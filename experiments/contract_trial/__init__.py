@@ -1,0 +1,1 @@
+"""Small studies of systems that a naive contract would not carry; see each module."""

@@ -1,0 +1,110 @@
+"""A model that has learnt the form of an answer from examples, before it learns by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxevo.advantages import zero_advantage
+from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.losses.credit import broadcast
+from jaxevo.losses.reduce import reducer
+from jaxevo.losses.terms import imitation
+from jaxevo.models.hub import LoadedModel
+from jaxevo.optimizers import adamw
+from jaxevo.run.build import build_run
+from jaxevo.run.loop import one_round
+from jaxevo.run.options import RunOptions
+from jaxevo.types import (
+    Bound,
+    Message,
+    Objective,
+    Recipe,
+    Row,
+    Segment,
+    Size,
+    Sizes,
+    Task,
+    Term,
+    TrainState,
+    bind,
+    row_uid,
+)
+
+Example = tuple[str, str]  # prompt and answer
+
+
+def warm_start(
+    model: LoadedModel,
+    draw: Bound,
+    *,
+    prompt_tokens: int,
+    answer_tokens: int,
+    steps: int = 150,
+    rows: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> LoadedModel:
+    """Supervised updates on drawn examples; every answer ends with the tokenizer's EOS.
+
+    Args:
+      model: whose weights are the start.
+      draw: `(generator) -> (prompt, answer)`.
+      prompt_tokens, answer_tokens: the longest of either, EOS included.
+      steps, rows, learning_rate: AdamW updates, examples of each, and step size.
+      seed: of the examples.
+    """
+    objective = Objective(
+        name="policy",
+        advantage=bind(zero_advantage),
+        credit=bind(broadcast),
+        terms=(Term("imitation", bind(imitation)),),
+        reduce=reducer("token_mean"),
+        optimizer=bind(adamw, learning_rate=learning_rate, warmup_updates=10),
+        learns=("forced",),
+    )
+    sizes = bind(_sizes, rows=rows, prompt=prompt_tokens, answer=answer_tokens)
+    collect = bind(_examples, draw=draw, rows=rows)
+    recipe = Recipe("imitation", collect, (objective,), sizes=sizes)
+    run = build_run(recipe, RunOptions(seed=seed, prompt_tokens=prompt_tokens), model=model)
+    state = run.state
+    for _ in range(steps):
+        state, _, _, _ = one_round(run, state, None)
+    return dataclasses.replace(model, params=state.params["policy"])
+
+
+def _examples(
+    lab: Lab, state: TrainState, memory: Any, *, draw: Bound, rows: int
+) -> dict[str, list[Row]]:
+    del state, memory
+    generator = lab.generator("examples")
+    examples = [draw(generator) for _ in range(rows)]
+    return {"policy": forced_rows(lab.tokenizer, examples, round_index=lab.round_index)}
+
+
+def forced_rows(tokenizer: Any, examples: Sequence[Example], *, round_index: int = 0) -> list[Row]:
+    """Examples as rows whose answers are given, not sampled."""
+    rows = []
+    for index, (prompt, answer) in enumerate(examples):
+        uid = row_uid(round_index, 0, index, 0)
+        task = Task(f"example/{uid}", (Message("user", prompt),), answer)
+        asked = np.array(tokenizer.render(task.messages), np.int32)
+        told = np.array([*tokenizer.encode(answer), tokenizer.eos_ids[0]], np.int32)
+        rows.append(Row(uid, task, uid, (Segment(asked, "prompt"), Segment(told, "forced"))))
+    return rows
+
+
+def _sizes(
+    rollout: RolloutConfig,
+    prompt_tokens: int,
+    tokenizer: Any,
+    *,
+    rows: int,
+    prompt: int,
+    answer: int,
+) -> Sizes:
+    del rollout, prompt_tokens, tokenizer
+    return Sizes(prompt, {"policy": Size(rows, answer, group=1, slots=prompt + answer - 1)})

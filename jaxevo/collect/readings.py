@@ -1,0 +1,63 @@
+"""Ready-made functions for `lab.map`: what can be read off rows besides a loss.
+
+Each is `fn(sets, batch, forward, *operands)` with named options, to be bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.losses.influence import Similarity, gradient_similarity
+from jaxevo.losses.reduce import masked, ratio
+from jaxevo.losses.total import loss_parts
+from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params
+
+
+def answer_logp(
+    sets: Mapping[str, Params], batch: Batch, forward: Bound, *, params: str = "policy"
+) -> jax.Array:
+    """log π(answer | prompt) = Σₜ mₜ log π(tokenₜ) of each row, [N], in nats; by rows."""
+    layout, answers = batch.layouts[OWN], batch.answers
+    said = forward(sets[params], layout, answers, batch.temperature, read=("logp",))["text"]
+    return masked(said.logp_NA, said.mask_NA).sum(-1)
+
+
+def objective_gradient(
+    sets: Mapping[str, Params], batch: Batch, forward: Bound, *, objective: Objective
+) -> Params:
+    """∇θ of an objective's loss on these rows alone, a tree like the set it trains; by groups.
+
+    Ratios are 1, as before the first update of a round, and each term is divided by the
+    denominator of these rows.
+    """
+    others = {name: params for name, params in sets.items() if name != objective.trains}
+
+    def loss(params: Params) -> jax.Array:
+        pairs, _ = loss_parts(params, others, batch, objective, forward)
+        terms = [term.weight * ratio(*pairs[term.name]) for term in objective.terms]
+        return sum(terms, jnp.float32(0))
+
+    return jax.grad(loss)(sets[objective.trains])
+
+
+def influence(
+    sets: Mapping[str, Params],
+    batch: Batch,
+    forward: Bound,
+    reference: Params,
+    second_moment: Params,
+    count: Array,
+    *,
+    objective: Objective,
+    similarity: Similarity = "preconditioned_cosine",
+) -> jax.Array:
+    """`gradient_similarity` of `objective_gradient` and a reference gradient; by groups.
+
+    One scalar per group: the gradients themselves never leave the device. `second_moment` and
+    `count` are those of the live optimizer (`optimizers.adam_moments`).
+    """
+    gradient = objective_gradient(sets, batch, forward, objective=objective)
+    return gradient_similarity(gradient, reference, second_moment, count, similarity=similarity)

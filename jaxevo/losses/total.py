@@ -1,0 +1,51 @@
+"""All terms of an objective on one micro-batch: frozen views, current forward, credit, terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Stream
+
+Streams = Mapping[str, Stream]
+
+
+def loss_parts(
+    params: Params,
+    others: Mapping[str, Params],
+    micro: Batch,
+    objective: Objective,
+    forward: Bound,
+) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
+    """Frozen views, current forward, credit, terms -> (numerator, denominator) by term."""
+    sets = {**others, objective.trains: params}
+
+    def score(name: str, layout: str, read: tuple[str, ...]) -> Streams:
+        return forward(
+            sets[name], micro.layouts[layout], micro.answers, micro.temperature, read=read
+        )
+
+    frozen = {
+        view.name: jax.lax.stop_gradient(
+            score(view.params, view.name if view.context else OWN, view.read)
+        )
+        for view in objective.views
+    }
+    now = score(objective.trains, OWN, objective.read)
+    stopped = jax.lax.stop_gradient(now)
+    old = {} if micro.old is None else micro.old
+    frozen["old"] = {
+        name: dataclasses.replace(s, logp_NA=old.get(name, s.logp_NA))
+        for name, s in stopped.items()
+    }
+    credit = jax.lax.stop_gradient(objective.credit(micro, stopped, frozen))
+    pairs, signals = {}, {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
+    for term in objective.terms:
+        value_NA, mask_NA = term.fn(now, frozen, credit, micro)
+        reduce = term.reduce or objective.reduce
+        pairs[term.name] = reduce(value_NA, mask_NA, rows_N=micro.real_N)
+        signals[term.name] = jnp.where(mask_NA, jax.lax.stop_gradient(value_NA), 0.0)
+    return pairs, {**signals, **credit}
