@@ -9,20 +9,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxevo.types import Bound, Params, Recipe, TrainState
+from jaxevo.types import Array, Bound, Params, Recipe, TrainState
 
 COUNTERS = ("round", "position", "updates", "skipped", "skipped_in_a_row")
 
 
 def initial_state(
-    recipe: Recipe, params: Params, *, place: Callable[[Any], Any] = jax.device_put
+    recipe: Recipe,
+    params: Params,
+    *,
+    key: Array | None = None,
+    place: Callable[[Any], Any] = jax.device_put,
 ) -> TrainState:
     """Every named parameter set as its own copy of the loaded weights, optimizers at zero.
+
+    `key` is for what sets add to them (`ParamSet.init`): each gets one of its own.
 
     `place` puts a tree onto the devices where updates will leave it, so that the first update is
     compiled for the same layout as all others.
     """
-    sets = {own.name: place(jax.tree.map(jnp.copy, params)) for own in recipe.params}
+    sets = {}
+    for index, own in enumerate(recipe.params):
+        grown = jax.tree.map(jnp.copy, params)
+        if own.init is not None:
+            grown = own.init(grown, None if key is None else jax.random.fold_in(key, index))
+        sets[own.name] = place(grown)
     optimizers = {o.name: place(o.optimizer().init(sets[o.trains])) for o in recipe.objectives}
     return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))
 

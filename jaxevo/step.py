@@ -62,6 +62,9 @@ def learn(
     plans = [
         cut for _ in range(objective.epochs) for cut in minibatches(table, objective, generator)
     ]
+    if objective.reset is not None and objective.reset(state.counters):
+        fresh = new_optimizer(state.params[objective.trains], objective=objective)
+        state = state.replace(optimizer={**state.optimizer, objective.name: fresh})
     if objective.updates > 1:
         table = with_old(table, objective, learner, state)
     reports = []
@@ -143,6 +146,12 @@ def update(
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report
+
+
+@functools.partial(jax.jit, static_argnames=("objective",))
+def new_optimizer(params: Params, *, objective: Objective) -> Any:
+    """The state of an optimizer that has seen nothing."""
+    return objective.optimizer().init(params)
 
 
 @functools.partial(jax.jit, static_argnames=("forward",))

@@ -40,7 +40,7 @@ import numpy as np
 
 Array: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any  # nested dict of arrays
-Source = Literal["prompt", "policy", "tool", "injected", "forced"]
+Source = Literal["prompt", "policy", "tool", "injected", "forced", "probe"]
 Counters: TypeAlias = "Mapping[str, int]"
 VerdictStatus = Literal["pass", "fail", "error"]
 OWN = "own"  # the layout of rows as they were sampled
@@ -166,6 +166,7 @@ class Segment:
     before truncation; None where nothing sampled it or an edit made it stale (the trainer then
     recomputes it, and importance correction is refused). `log_kept` [n]: log of the probability
     mass that top-k / top-p / min-p kept, None when nothing was cut. `entropy` [n] in nats.
+    A `probe` is a place to read from, for a value, say: one id of any kind at the end of a row.
     """
 
     ids: np.ndarray
@@ -331,7 +332,7 @@ class View:
     context: `(row, siblings, tokenizer) -> an object with .ids and .cut, or None`; without one the
     row keeps its own prompt. A row whose context is None is not scored: `batch.present[name]` is
     False there.
-    params: a parameter set's name. read: what to compute, of `logp`, `entropy`, `hidden`.
+    params: a parameter set's name. read: what to compute, of `logp`, `entropy`, `hidden`, `values`.
     """
 
     name: str
@@ -370,7 +371,8 @@ class Objective:
     advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {name: [N, A]}`, stop-gradient.
     optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
     the host for rows that this objective must not learn from. learns: the sources whose tokens have
-    mask 1: the policy's own, or `forced` ones for imitation.
+    mask 1: the policy's own, `forced` ones for imitation, or probes. reset: `(counters) -> bool`,
+    whether the optimizer starts anew before the round's first update.
     """
 
     name: str
@@ -386,6 +388,7 @@ class Objective:
     minibatch: Minibatch = Minibatch()
     check: Bound | None = None
     learns: tuple[Source, ...] = ("policy",)
+    reset: Bound | None = None
 
     @property
     def updates(self) -> int:
@@ -397,6 +400,7 @@ class Objective:
 class ParamSet:
     """A named set of weights; all start as copies of the loaded model.
 
+    init: `(params, key) -> params`, what else the set needs, such as a head of `jaxevo.heads`.
     follows/rule/when: after a round with a finite update, for which `when(counters)` holds (None:
     always), the set becomes `rule(own, leader)`. Without `follows` it is trained by an objective,
     or stays frozen.
@@ -406,6 +410,7 @@ class ParamSet:
     follows: str | None = None
     rule: Bound | None = None
     when: Bound | None = None
+    init: Bound | None = None
 
 
 def keep_memory(memory: Any, experience: Any) -> Any:

@@ -13,18 +13,19 @@ PACKAGE = ROOT / "jaxevo"
 HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "tyro", "rich")
 
 # Who may import whom; a package may always import itself and `types`.
-LEAVES = {"kernels", "optimizers", "cache"}
+LEAVES = {"kernels", "optimizers", "cache", "heads"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
     "types": set(),
     "kernels": set(),
     "optimizers": set(),
+    "heads": set(),
     "cache": set(),
     **{part: LEAVES | PARTS for part in PARTS},
     "collect": LEAVES | PARTS,
     "recipes": LEAVES | PARTS | {"collect"},
     "parallel": set(),
-    "models": {"cache", "kernels", "parallel"},
+    "models": {"cache", "heads", "kernels", "parallel"},
     "sampling": {"kernels", "parallel", "models"},
     "state": set(),
     "step": {"collect", "losses", "state"},

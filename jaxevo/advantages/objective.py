@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.advantages.group import group_relative, leave_one_out
-from jaxevo.types import Batch
+from jaxevo.types import Array, Batch
 
 
 def group_advantage(
@@ -42,14 +42,27 @@ def baseline_advantage(batch: Batch, *, number: str = "baseline") -> jax.Array:
     Raises:
       ValueError: when no row has that number.
     """
-    if number not in batch.numbers:
-        raise ValueError(
-            f"the advantage needs {number!r} in the rows' numbers, which have "
-            f"{sorted(batch.numbers)}. Set it in collect."
-        )
-    return jnp.asarray(batch.reward_N) - jnp.asarray(batch.numbers[number])
+    return jnp.asarray(batch.reward_N) - jnp.asarray(_number(batch, number))
+
+
+def number_advantage(batch: Batch, *, number: str) -> jax.Array:
+    """A number that came with the rows, as it is: a target for regression, a weight.
+
+    Raises:
+      ValueError: when no row has that number.
+    """
+    return jnp.asarray(_number(batch, number))
 
 
 def zero_advantage(batch: Batch) -> jax.Array:
     """0 for every row: for objectives whose terms read no advantage."""
     return jnp.zeros(batch.reward_N.shape, jnp.float32)
+
+
+def _number(batch: Batch, name: str) -> Array:
+    if name not in batch.numbers:
+        raise ValueError(
+            f"the advantage needs {name!r} in the rows' numbers, which have "
+            f"{sorted(batch.numbers)}. Set it in collect."
+        )
+    return batch.numbers[name]

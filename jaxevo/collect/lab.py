@@ -138,8 +138,19 @@ class Lab:
         samples: int | None = None,
         params: str = "policy",
         role: str = "policy",
+        new_tokens: int | None = None,
+        stop: tuple[str, ...] | None = None,
     ) -> list[Row]:
-        """Samples every task's prompt `samples` times (default: the run's G); rows in order."""
+        """Samples every task's prompt `samples` times; rows in order.
+
+        Args:
+          tasks: whose prompts are rendered and answered.
+          samples: answers per prompt, None for the run's G.
+          params: the parameter set that answers.
+          role: what the rows are called.
+          new_tokens: longest answer, None for the run's limit, which it cannot exceed.
+          stop: strings that end an answer, None for the run's.
+        """
         samples = self.config.samples if samples is None else samples
         prompts = [np.array(self.tokenizer.render(t.messages), np.int32) for t in tasks]
         wave, rows = self._next_wave(), []
@@ -150,7 +161,7 @@ class Lab:
                 segment = Segment(ids=ids, source="prompt")
                 temperature = self.config.sampling.temperature
                 rows.append(Row(uid, task, group, (segment,), role=role, temperature=temperature))
-        return self._continue(rows, prompts, samples, params)
+        return self._continue(rows, prompts, samples, params, new_tokens, stop)
 
     def fork(self, rows: Sequence[Row], copies: int = 1) -> list[Row]:
         """Rows that go on from these with randomness of their own: `copies` of each, in order.
@@ -175,6 +186,8 @@ class Lab:
         injected: Sequence[tuple[Source, Sequence[int]]],
         *,
         params: str = "policy",
+        new_tokens: int | None = None,
+        stop: tuple[str, ...] | None = None,
     ) -> list[Row]:
         """Adds tokens of another source to each row, then lets the policy go on in the same turn.
 
@@ -182,17 +195,27 @@ class Lab:
           rows: rows as sampled before.
           injected: per row the source and ids of what comes in between; no ids adds nothing.
           params: the parameter set that continues.
+          new_tokens, stop: as in `sample`.
         """
         longer = []
         for row, (source, ids) in zip(rows, injected, strict=True):
             new = (Segment(np.asarray(ids, np.int32), source),) if len(ids) else ()
             longer.append(dataclasses.replace(row, segments=row.segments + new))
         prompts = [np.concatenate([s.ids for s in row.segments]) for row in longer]
-        return self._continue(longer, prompts, 1, params)
+        return self._continue(longer, prompts, 1, params, new_tokens, stop)
 
     def _continue(
-        self, rows: Sequence[Row], prompts: Sequence[np.ndarray], samples: int, params: str
+        self,
+        rows: Sequence[Row],
+        prompts: Sequence[np.ndarray],
+        samples: int,
+        params: str,
+        new_tokens: int | None,
+        stop: tuple[str, ...] | None,
     ) -> list[Row]:
+        config = self.config
+        sampling = config.sampling if stop is None else config.sampling.with_stop(stop)
+        limit = config.new_tokens if new_tokens is None else min(new_tokens, config.new_tokens)
         with self._timed("sample"):
             out = self._sample_fn(
                 self._weights(params),
@@ -200,8 +223,9 @@ class Lab:
                 key=self._key,
                 uids=[row.uid for row in rows],
                 samples=samples,
-                new_tokens=self.config.new_tokens,
-                sampling=self.config.sampling,
+                new_tokens=config.new_tokens,
+                limit_N=np.full(len(rows), limit, np.int32),
+                sampling=sampling,
             )
         return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])
 

@@ -90,6 +90,24 @@ def imitation(
     return -masked(_read(now[stream].logp_NA, "logp", stream), mask_NA), mask_NA
 
 
+def value_regression(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    stream: str = "text",
+) -> Valued:
+    """(v − target)² of the value head, on the slots that the objective learns from.
+
+    Reads credit["advantage"] as the target; an objective of probes learns one value per row.
+    """
+    del frozen, batch
+    mask_NA = now[stream].mask_NA
+    error_NA = masked(_read(now[stream].values_NA, "values", stream) - credit["advantage"], mask_NA)
+    return error_NA**2, mask_NA
+
+
 def entropy_bonus(
     now: Streams,
     frozen: Mapping[str, Streams],

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from jaxevo.heads import values
 from jaxevo.kernels import fused_logprob
 from jaxevo.models import decoder
 from jaxevo.types import Answers, Array, Packed, Params, Stream
@@ -41,7 +42,7 @@ def score_text(
       answers: by stream; ids and mask of `text` are read, both [N, A].
       temperature: scalar > 0; log-probs and entropies are those of softmax(logits / temperature).
       config: the decoder's shape.
-      read: any of `logp`, `entropy`, `hidden`.
+      read: any of `logp`, `entropy`, `hidden`, `values`.
       remat: recompute activations layer by layer in the backward pass.
 
     Returns:
@@ -68,5 +69,6 @@ def score_text(
             entropy_NA=entropy_NA if "entropy" in read else None,
             hidden_NAD=hidden_MD.reshape(*shape, D) if keep else None,
             head_DV=head_DV if keep else None,
+            values_NA=values(params, hidden_MD).reshape(shape) if "values" in read else None,
         )
     }

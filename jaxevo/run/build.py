@@ -36,6 +36,7 @@ from jaxevo.types import (
 )
 
 EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
+HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
 
@@ -182,7 +183,8 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         shapes=shapes,
         place=batch_placer(mesh),
     )
-    state = initial_state(recipe, model.params, place=functools.partial(replicate, mesh))
+    key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
+    state = initial_state(recipe, model.params, key=key, place=functools.partial(replicate, mesh))
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     return Run(recipe, options, bench, learner, state, recipe.memory())
 

@@ -50,6 +50,10 @@ class Sampling:
             if not fine:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {wanted}.")
 
+    def with_stop(self, stop: tuple[str, ...]) -> Sampling:
+        """The same with other stop strings."""
+        return dataclasses.replace(self, stop=stop)
+
     @property
     def truncates(self) -> bool:
         """Whether any token can be cut."""
