@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _one() -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="jaxevo-cache-") as empty:
-        out = ours(1, compile_cache=empty)
+        out = ours(1, compile_cache=empty).result()
     marks, first = out["seconds"], out["rounds"][0]
     split = {
         "total": marks["total"],

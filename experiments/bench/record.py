@@ -6,6 +6,7 @@ with its parent's.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -60,36 +61,75 @@ def say(what: str, process: Mapping[str, Any]) -> None:
     print(f"{what}: rounds of {seconds} s (load {load()})", file=sys.stderr, flush=True)
 
 
-def call(command: Sequence[str], env: Mapping[str, str | None]) -> dict[str, Any]:
-    """Runs a process that writes JSON to the file named by a last `--out` argument.
+class Paced:
+    """A measured process that does its rounds one by one, when it is told to.
+
+    So two processes can take turns, round by round, on a machine whose speed drifts. A process
+    says `@ready` on its standard output when it waits; a line on its standard input starts a round.
+    It writes its JSON to the file named by a last `--out` argument when all rounds are done.
 
     Args:
+      command: without `--out`.
       env: variables to set, None for one to remove.
-
-    Raises:
-      RuntimeError: when it fails, with the end of what it said.
     """
-    merged = {**os.environ, **{k: v for k, v in env.items() if v}}
-    for name in (k for k, v in env.items() if v is None):
-        merged.pop(name, None)
-    with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
-        out = Path(folder) / "out.json"
-        done = subprocess.run(
-            [*command, "--out", str(out)],
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str | None]):
+        merged = {**os.environ, **{k: v for k, v in env.items() if v}}
+        for name in (k for k, v in env.items() if v is None):
+            merged.pop(name, None)
+        self._folder = tempfile.TemporaryDirectory(prefix="jaxevo-bench-")
+        self._out, self._said = Path(self._folder.name) / "out.json", [" ".join(map(str, command))]
+        self._process = subprocess.Popen(
+            [*command, "--out", str(self._out)],
             env=merged,
-            cwd=folder,
+            cwd=self._folder.name,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
         )
-        if done.returncode:
-            shown = " ".join(map(str, command))
-            raise RuntimeError(f"{shown} ended with {done.returncode}:\n{done.stdout[-3000:]}")
-        return json.loads(out.read_text())
+        self._read()
+
+    def round(self) -> None:
+        """Lets the process do one round, and returns when it waits again or has ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has failed: `result` tells how
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        self._read()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("@ready"):
+                return
+            self._said.append(line.rstrip())
+
+    def result(self) -> dict[str, Any]:
+        """What the process measured, after its last round.
+
+        Raises:
+          RuntimeError: when it failed, with the end of what it said.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._read()
+        code = self._process.wait()
+        if code:
+            said = "\n".join(self._said)
+            raise RuntimeError(f"{self._said[0]} ended with {code}:\n{said[-3000:]}")
+        found = json.loads(self._out.read_text())
+        self._folder.cleanup()
+        return found
 
 
-def ours(rounds: int, *, compile_cache: str | None = None) -> dict[str, Any]:
+def ours(
+    rounds: int,
+    *,
+    compile_cache: str | None = None,
+    paced: bool = False,
+    prompts_only: bool = False,
+) -> Paced:
     """Rounds of jaxevo in a process of its own; without a folder nothing compiled is kept."""
     env = {
         "PYTHONPATH": str(ROOT),
@@ -98,7 +138,11 @@ def ours(rounds: int, *, compile_cache: str | None = None) -> dict[str, Any]:
         "JAX_ENABLE_COMPILATION_CACHE": "true" if compile_cache else "false",
     }
     worker = [sys.executable, "-m", "experiments.bench.worker", "--options", json.dumps(ROUND)]
-    return call([*worker, "--rounds", str(rounds)], env)
+    worker += ["--rounds", str(rounds)]
+    worker += [
+        flag for flag, on in {"--paced": paced, "--prompts-only": prompts_only}.items() if on
+    ]
+    return Paced(worker, env)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 Both sides: SmolLM2-135M-Instruct from the same folder, the same prompt token ids (one-digit sums in
 ChatML without a system turn, 23 tokens), 8 prompts x 8 samples, at most 12 new tokens, temperature
 1, reward = last integer right, float32, full fine-tune, one AdamW update (rate 5e-6, clip 1.0, no
-KL, constant rate). A round is sampling, rewards and update. Blocks alternate (ours, TRL, ours, TRL)
-so that a drifting machine is fair to both; each block is a fresh process from the start weights,
-whose first round is dropped.
+KL, constant rate). A round is sampling, rewards and update. Both processes live side by side and
+take turns, round by round, the other one waiting: the speed of a shared machine drifts by tens of
+percent within minutes. The ratio is the median over pairs of neighbouring rounds; each side's first
+round is dropped.
 
-TRL runs without gradient checkpointing, logging and saving. Before the blocks its micro-batch
-(64x1, 16x4, 8x8 rows x accumulation steps) and threads (2, 1) are tried once, and the fastest kept.
+TRL runs without gradient checkpointing, logging and saving. Before, its micro-batch (64x1, 16x4,
+8x8 rows x accumulation steps) and threads (2, 1) are tried once, and the fastest kept.
 """
 
 from __future__ import annotations
@@ -18,12 +19,20 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.record import GB, ROOT, ROUND, call, load, ours, provenance, say, summary
+from experiments.bench.record import (
+    GB,
+    ROOT,
+    ROUND,
+    Paced,
+    load,
+    ours,
+    provenance,
+    say,
+    summary,
+)
 
 ROWS = ROUND["prompts"] * ROUND["samples"]
 SCRIPT = Path(__file__).parent / "peers" / "trl_round.py"
@@ -31,8 +40,7 @@ REQUIREMENTS = ("torch==2.13.0", "trl", "datasets")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds a block (default 5)")
-    parser.add_argument("--blocks", type=int, default=2, help="blocks of each side (default 2)")
+    parser.add_argument("--repeats", type=int, default=10, help="timed pairs (default 10)")
     parser.add_argument(
         "--trl-python", type=Path, help="interpreter that has TRL (default: made in .venvs/trl)"
     )
@@ -55,23 +63,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         tried = _try(python, args)
         best = min(tried, key=lambda trial: trial["seconds"])
         setting = {name: best[name] for name in setting}
-    blocks, loads = [], []
-    for _ in range(args.blocks):
+    prompts = _prompts(1 + args.repeats)
+    mine, theirs = ours(1 + args.repeats, paced=True), _trl(python, prompts, paced=True, **setting)
+    loads = []
+    for _ in range(1 + args.repeats):
         loads.append(load())
-        mine = ours(1 + args.repeats)
-        say("ours", mine)
-        theirs = _trl(python, mine, **setting)
-        say("TRL", theirs)
-        blocks.append((mine, theirs))
-    mine, theirs = (_side(side) for side in zip(*blocks, strict=True))
-    ratio = theirs["seconds"]["median"] / mine["seconds"]["median"]
-    result["versions"]["trl environment"] = blocks[0][1]["versions"]
+        mine.round()
+        theirs.round()
+    sides = {"ours": mine.result(), "trl": theirs.result()}
+    for name, side in sides.items():
+        say(name, side)
+    pairs = zip(*(side["rounds"][1:] for side in sides.values()), strict=True)
+    ratios = [their["seconds"] / our["seconds"] for our, their in pairs]
+    ratio = statistics.median(ratios)
+    result["versions"]["trl environment"] = sides["trl"]["versions"]
     return result | {
-        "options": {**ROUND, "repeats": args.repeats, "blocks": args.blocks},
-        "load_1min_by_block": loads,
-        "ours": mine,
-        "trl": theirs | {"setting": setting, "tried": tried},
+        "options": {**ROUND, "repeats": args.repeats},
+        "load_1min_by_pair": loads,
+        "ours": _side(sides["ours"]),
+        "trl": _side(sides["trl"]) | {"setting": setting, "tried": tried},
         "ratio": round(ratio, 2),
+        "ratios": [round(r, 2) for r in ratios],
         "target": {"ratio_at_least": args.target},
         "met": ratio >= args.target,
     }
@@ -79,12 +91,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _try(python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One timed round of every TRL setting: all micro-batches, then the best one's threads."""
-    mine = ours(2)
+    prompts = _prompts(2)
     sizes = [args.trl_rows] if args.trl_rows else [64, 16, 8]
     threads = [args.trl_threads] if args.trl_threads else [2, 1]
 
     def trial(rows: int, thread_count: int) -> dict[str, Any]:
-        out = _trl(python, mine, rows=rows, threads=thread_count)
+        out = _trl(python, prompts, rows=rows, threads=thread_count).result()
         say(f"TRL, {rows} rows, {thread_count} threads", out)
         seconds = round(out["rounds"][1]["seconds"], 2)
         return {"rows": rows, "threads": thread_count, "seconds": seconds}
@@ -94,35 +106,39 @@ def _try(python: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     return tried + [trial(fastest, count) for count in threads[1:]]
 
 
-def _trl(python: Path, mine: dict[str, Any], *, rows: int, threads: int) -> dict[str, Any]:
-    """As many rounds of TRL, on the same prompts, as `mine` tells of."""
+def _prompts(rounds: int) -> dict[str, Any]:
+    """Where the model lies, and the prompts of so many rounds, without doing them."""
+    return ours(rounds, prompts_only=True).result()
+
+
+def _trl(
+    python: Path, prompts: dict[str, Any], *, rows: int, threads: int, paced: bool = False
+) -> Paced:
+    """TRL on these prompts, as many rounds as they are for."""
     job = {
         **ROUND,
-        "rounds": len(mine["rounds"]),
+        "rounds": len(prompts["prompts"]) // ROUND["prompts"],
         "rows": rows,
         "accumulation": ROWS // rows,
         "threads": threads,
-        "model_dir": mine["model_dir"],
-        "problems": mine["prompts"],
+        "paced": paced,
+        "model_dir": prompts["model_dir"],
+        "problems": prompts["prompts"],
     }
-    with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(json.dumps(job))
-        # Our root holds a folder `kernels`, which transformers would take for a package it knows.
-        env = {"PYTHONPATH": None, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        return call([str(python), str(SCRIPT), "--job", str(path)], env)
+    # Our root holds a folder `kernels`, which transformers would take for a package it knows.
+    env = {"PYTHONPATH": None, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    return Paced([str(python), str(SCRIPT), "--job", json.dumps(job)], env)
 
 
-def _side(processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One side's blocks together, warm-up rounds dropped."""
-    rounds = [r for process in processes for r in process["rounds"][1:]]
+def _side(process: dict[str, Any]) -> dict[str, Any]:
+    """One side's timed rounds; the first one is warm-up."""
+    rounds = process["rounds"][1:]
     timed = [name for name in rounds[0] if name.startswith("seconds")]
-    peak = max(process["peak_rss_bytes"] for process in processes)
     return {
         **{name: summary([r[name] for r in rounds]) for name in timed},
         "mean_answer_tokens": round(statistics.mean(r["length"] for r in rounds), 2),
         "mean_reward": round(statistics.mean(r["reward"] for r in rounds), 3),
-        "peak_rss_gb": round(peak / GB, 2),
+        "peak_rss_gb": round(process["peak_rss_bytes"] / GB, 2),
     }
 
 

@@ -10,9 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+READY = "@ready"
 
-def run(options: dict[str, Any], rounds: int) -> dict[str, Any]:
+
+def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool) -> dict[str, Any]:
     """Builds a run on SmolLM2 and does its rounds; seconds count from the process's start.
+
+    paced: before every round, waits for its turn (`record.Paced`). prompts_only: does no round.
 
     Returns:
       seconds (import, load, then total at the end of the first round), rounds (metrics of each,
@@ -36,7 +40,9 @@ def run(options: dict[str, Any], rounds: int) -> dict[str, Any]:
     jax.block_until_ready(run.state.params)
     marks["load"] = _process_age() - marks["import"]
     state, memory, measured = run.state, run.memory, []
-    for index in range(rounds):
+    for index in range(0 if prompts_only else rounds):
+        if paced:
+            wait_for_turn()
         start, busy = time.perf_counter(), time.process_time()
         state, memory, metrics, _ = one_round(run, state, memory)
         jax.block_until_ready(state.params)
@@ -63,6 +69,12 @@ def run(options: dict[str, Any], rounds: int) -> dict[str, Any]:
     }
 
 
+def wait_for_turn() -> None:
+    """Says that the last round is over, and waits for a line."""
+    print(READY, flush=True)
+    sys.stdin.readline()
+
+
 def _process_age() -> float:
     """Seconds since the kernel started this process."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -73,9 +85,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--options", type=json.loads, required=True, help="sizes, as JSON")
     parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--paced", action="store_true", help="wait for a line before each round")
+    parser.add_argument("--prompts-only", action="store_true", help="do no round")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.write_text(json.dumps(run(args.options, args.rounds)))
+    done = run(args.options, args.rounds, paced=args.paced, prompts_only=args.prompts_only)
+    args.out.write_text(json.dumps(done))
     return 0
 
 

@@ -1,6 +1,6 @@
 """GRPO rounds of TRL's GRPOTrainer; runs in an environment of its own, which has no jaxevo.
 
-`trl_round.py --job FILE --out FILE`: the job's keys are those that `experiments.bench.round_vs_trl`
+`trl_round.py --job JSON --out FILE`: the job's keys are those that `experiments.bench.round_vs_trl`
 writes. Prompts are handed as rendered text: as chat turns, the model's template would add a system
 turn. That TRL then sees the very same token ids is checked.
 """
@@ -32,7 +32,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     seen = tokenizer(text=[p["text"] for p in problems])["input_ids"]  # as the trainer does
     if seen != [p["ids"] for p in problems]:
         raise ValueError("TRL's token ids of the prompts differ from the ids handed.")
-    log = RoundLog()
+    log = RoundLog(paced=job["paced"])
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=job["model_dir"],
@@ -88,11 +88,15 @@ def settings(job: dict[str, Any], folder: str) -> Any:
 class RoundLog:
     """Times rounds from the end of one optimizer step to the end of the next.
 
-    A step's own begin event comes after its samples were drawn, so it would miss them.
+    A step's own begin event comes after its samples were drawn, so it would miss them. A paced
+    log says after each step that it is over, and waits for a line: the wait is not counted.
     """
 
-    def __init__(self) -> None:
-        self.ends: list[tuple[float, float]] = []  # wall-clock, and processor time of all threads
+    def __init__(self, *, paced: bool) -> None:
+        self.paced = paced
+        # Wall-clock, and processor time of all threads.
+        self.starts: list[tuple[float, float]] = []
+        self.ends: list[tuple[float, float]] = []
         self.lengths: list[float] = []
         self.rewards: list[float] = []
 
@@ -109,19 +113,27 @@ class RoundLog:
     def callback(self) -> Any:
         from transformers import TrainerCallback
 
-        ends = self.ends
+        log = self
 
         class Clock(TrainerCallback):
             def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-                ends.append((time.perf_counter(), time.process_time()))
+                log.begin()
 
             def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                ends.append((time.perf_counter(), time.process_time()))
+                log.ends.append((time.perf_counter(), time.process_time()))
+                log.begin()
 
         return Clock()
 
+    def begin(self) -> None:
+        """Starts the clock of the next round."""
+        if self.paced:
+            print("@ready", flush=True)
+            sys.stdin.readline()
+        self.starts.append((time.perf_counter(), time.process_time()))
+
     def rounds(self) -> list[dict[str, float]]:
-        spans = zip(self.ends, self.ends[1:], self.lengths, self.rewards, strict=False)
+        spans = zip(self.starts, self.ends, self.lengths, self.rewards, strict=False)
         return [
             {
                 "seconds": end[0] - start[0],
@@ -135,10 +147,10 @@ class RoundLog:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--job", type=Path, required=True, help="what to run, as JSON")
+    parser.add_argument("--job", type=json.loads, required=True, help="what to run, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes")
     args = parser.parse_args()
-    args.out.write_text(json.dumps(run(json.loads(args.job.read_text()))))
+    args.out.write_text(json.dumps(run(args.job)))
     return 0
 
 
