@@ -57,11 +57,12 @@ def gradient(p, q, kind, alpha):
 
 
 def reduced(p, q, k, tail):
-    index = np.argsort(-p, axis=-1, kind="stable")[..., :k]
+    index = np.argsort(-p, axis=-1, kind="stable")
     p, q = np.take_along_axis(p, index, -1), np.take_along_axis(q, index, -1)
-    if tail:
-        return (np.append(x, np.maximum(1 - x.sum(-1, keepdims=True), 1e-7), -1) for x in (p, q))
-    return (x / x.sum(-1, keepdims=True) for x in (p, q))
+    if tail:  # summed, not 1 - rest: finite differences of its logarithm need all digits
+        tails = (np.maximum(x[..., k:].sum(-1, keepdims=True), 1e-7) for x in (p, q))
+        return (np.append(x[..., :k], rest, -1) for x, rest in zip((p, q), tails, strict=True))
+    return (x[..., :k] / x[..., :k].sum(-1, keepdims=True) for x in (p, q))
 
 
 @pytest.mark.parametrize(
