@@ -73,6 +73,7 @@ def by_group(rows):
     return list(groups.values())
 
 
+@pytest.mark.slow
 def test_the_gradient_of_each_question_is_that_of_autodiff(lab, run, rows, tiny_model):
     (objective,) = run.recipe.objectives
     fn = bind(objective_gradient, objective=objective)
