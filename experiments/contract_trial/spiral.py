@@ -1,29 +1,21 @@
 """Kuhn poker by self-play: `python -m experiments.contract_trial.spiral`.
 
-Claim: a policy that plays itself under role-conditioned advantages becomes harder to exploit; the
-same policy, with the same games, against its own start weights does not.
-
 The exploitability is exact: the probabilities of both actions in all 12 information sets are read
 from the model, and the best response is computed over the whole tree. The start is a toy that has
 seen random legal moves only (so that its answers are moves), exploitability 0.458 if exactly so.
-
-Committed before the first reporting seed was run: rounds, options, metric and thresholds below.
-They were chosen on the tuning seeds 10 and 11 (`TRIED`).
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import json
-import subprocess
-import time
-from pathlib import Path
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.contract_trial.study import Study, main
 from experiments.contract_trial.warm_start import forced_rows, warm_start
+from jaxevo.advantages import zero_advantage
 from jaxevo.collect.readings import answer_logp
 from jaxevo.envs.exploit import expected_value, exploitability, information_sets
 from jaxevo.envs.games import KuhnPoker, random_action
@@ -32,9 +24,8 @@ from jaxevo.recipes.spiral import spiral
 from jaxevo.run.build import Run, build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
-from jaxevo.types import TrainState, bind
+from jaxevo.types import Objective, TrainState, bind
 
-HERE = Path(__file__).parent
 GAME = KuhnPoker()
 RECIPE = {"learning_rate": 1e-4, "norm_length": 2.0, "epochs": 2, "decay": 0.95}
 RUN = {"prompts": 16, "samples": 8, "max_new_tokens": 2, "rounds": 300}
@@ -42,7 +33,6 @@ EVERY = 10  # rounds between two readings
 LAST = 10  # readings that are averaged for the verdict
 ARMS = {"self-play": {"opponent": "self"}, "fixed opponent": {"opponent": "start"}}
 TARGET = {"self_play_at_most_of_start": 0.6, "fixed_opponent_at_least_of_start": 0.9}
-SEEDS = (0, 1, 2)
 TRIED: list[dict[str, Any]] = []
 
 
@@ -71,23 +61,26 @@ def strategy(run: Run, state: TrainState) -> tuple[dict[str, dict[str, float]], 
     return played, min(legal.values())
 
 
-def reading(objective: Any) -> Any:
+def reading(objective: Objective) -> Objective:
     """The objective's shapes for rows whose answers are given."""
-    import dataclasses
-
-    from jaxevo.advantages import zero_advantage
-
     return dataclasses.replace(
         objective, learns=("forced",), advantage=bind(zero_advantage), check=None
     )
 
 
-def run_arm(arm: str, seed: int, model: hub.LoadedModel, rounds: int) -> dict[str, Any]:
+def run_seed(seed: int) -> list[dict[str, Any]]:
+    """Both arms from the same start."""
+    tokens = {"prompt_tokens": 6, "answer_tokens": 2}
+    model = warm_start(hub.load("toy"), bind(random_move), seed=seed, **tokens)
+    return [run_arm(arm, seed, model) for arm in ARMS]
+
+
+def run_arm(arm: str, seed: int, model: hub.LoadedModel) -> dict[str, Any]:
     """One arm with one seed: the curve of exploitability."""
-    options = RunOptions(model="toy", seed=seed, eval_problems=0, **{**RUN, "rounds": rounds})
+    options = RunOptions(model="toy", seed=seed, eval_problems=0, **RUN)
     run = build_run(spiral(**RECIPE, **ARMS[arm]), options, model=model)
-    state, memory, start, curve = run.state, run.memory, time.perf_counter(), []
-    for index in range(rounds + 1):
+    state, memory, curve = run.state, run.memory, []
+    for index in range(options.rounds + 1):
         if index % EVERY == 0:
             played, legal = strategy(run, state)
             curve.append(
@@ -98,13 +91,12 @@ def run_arm(arm: str, seed: int, model: hub.LoadedModel, rounds: int) -> dict[st
                     "least_legal_mass": legal,
                 }
             )
-        if index < rounds:
+        if index < options.rounds:
             state, memory, _, _ = one_round(run, state, memory)
     return {
         "arm": arm,
         "seed": seed,
-        "games": rounds * RUN["prompts"] * RUN["samples"],
-        "seconds": round(time.perf_counter() - start, 1),
+        "games": options.rounds * options.prompts * options.samples,
         "baselines": memory.mean_R.tolist(),
         "start": curve[0]["exploitability"],
         "end": float(np.mean([c["exploitability"] for c in curve[-LAST:]])),
@@ -112,7 +104,7 @@ def run_arm(arm: str, seed: int, model: hub.LoadedModel, rounds: int) -> dict[st
     }
 
 
-def verdict(runs: list[dict[str, Any]]) -> dict[str, bool]:
+def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
     """For every seed by itself."""
     own = [r for r in runs if r["arm"] == "self-play"]
     fixed = [r for r in runs if r["arm"] == "fixed opponent"]
@@ -126,13 +118,7 @@ def verdict(runs: list[dict[str, Any]]) -> dict[str, bool]:
     }
 
 
-def draw(runs: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+def draw(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
     colors = {"self-play": "C0", "fixed opponent": "0.55"}
     for r in runs:
         x = [c["round"] * RUN["prompts"] * RUN["samples"] for c in r["curve"]]
@@ -142,43 +128,19 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="games played", ylabel="exploitability (chips a game)", ylim=(0, None))
     axes.set_title("Kuhn poker: who plays itself is harder to exploit", loc="left", fontsize=11)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--rounds", type=int, default=RUN["rounds"])
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "spiral.json")
-    args = parser.parse_args()
-    tokens = {"prompt_tokens": 6, "answer_tokens": 2}
-    runs = []
-    for seed in args.seeds:
-        model = warm_start(hub.load("toy"), bind(random_move), seed=seed, **tokens)
-        for arm in ARMS:
-            runs.append(run_arm(arm, seed, model, args.rounds))
-            told = {k: runs[-1][k] for k in ("arm", "seed", "start", "end", "seconds")}
-            print(json.dumps(told), flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
-    names = ("jaxevo", "jax", "jaxlib", "numpy", "optax")
-    result = {
-        "claim": (__doc__ or "").split("\n\n")[1].replace("\n", " "),
-        "recipe": RECIPE,
-        "run": {**RUN, "rounds": args.rounds},
-        "target": TARGET,
-        "verdict": verdict(runs),
-        "tried_on_tuning_seeds": TRIED,
-        "runs": runs,
-        "versions": {name: importlib.metadata.version(name) for name in names},
-        "commit": commit.stdout.strip(),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    draw(runs, args.out.with_suffix(".png"))
-    print(result["verdict"])
-    return 0
-
+STUDY = Study(
+    name="spiral",
+    claim="A policy that plays itself under role-conditioned advantages becomes harder to exploit; "
+    "the same policy, with the same games, against its own start weights does not.",
+    settings={"recipe": RECIPE, "run": RUN, "every": EVERY, "last": LAST},
+    target=TARGET,
+    tried=TRIED,
+    run=run_seed,
+    verdict=verdict,
+    draw=draw,
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(STUDY))

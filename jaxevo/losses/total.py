@@ -42,7 +42,8 @@ def loss_parts(
         for name, s in stopped.items()
     }
     credit = jax.lax.stop_gradient(objective.credit(micro, stopped, frozen))
-    pairs, signals = {}, {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
+    said = {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
+    pairs, signals = {}, {name: x_NA for name, x_NA in said.items() if x_NA is not None}
     for term in objective.terms:
         value_NA, mask_NA = term.fn(now, frozen, credit, micro)
         reduce = term.reduce or objective.reduce

@@ -163,9 +163,10 @@ def _due(every: int, index: int) -> bool:
 
 
 def _diverged(state: TrainState, metrics: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{k} {v}" for k, v in metrics.items() if k.endswith(("loss", "grad_norm")))
     return (
         f"{state.counters['skipped_in_a_row']} updates in a row had a non-finite loss or gradient "
-        f"(round {metrics['round']}: loss {metrics['loss']}, grad_norm {metrics['grad_norm']}). "
+        f"(round {metrics['round']}: {said}). "
         "The weights are those of the last finite update. Lower the learning rate, or look at the "
         "round's rollouts."
     )

@@ -24,7 +24,8 @@ def round_metrics(
       tokens, finished_share (rows that ended by themselves), error_share (verifier errors),
       entropy (nats per sampled token, as the sampler saw it), zero_variance_share (groups whose
       rewards are all equal), and of the updates: loss, loss/<term>, grad_norm (means over
-      updates), logp_mismatch (largest |trainer - sampler| log-prob before the first update).
+      updates; those of an objective that is not called "policy" begin with its name and a slash),
+      logp_mismatch (largest |trainer - sampler| log-prob before the first update).
     """
     judged = [row for row in rows if row.rewards]
     metrics = {
@@ -40,10 +41,11 @@ def round_metrics(
         metrics[f"reward/{part}"] = _mean([r.rewards[part] for r in judged if part in r.rewards])
     for name in sorted({n for row in judged for n in row.info.get("verdicts", {})}):
         metrics[f"score/{name}"] = _mean([row.info["verdicts"][name] for row in judged])
-    for report in reports.values():
+    for objective, report in reports.items():
+        prefix = "" if objective == "policy" else f"{objective}/"
         for key in report[0]:
             if key in ("loss", "grad_norm") or key.startswith("loss/"):
-                metrics[key] = _mean([float(r[key]) for r in report])
+                metrics[prefix + key] = _mean([float(r[key]) for r in report])
     metrics["logp_mismatch"] = _mismatch(rows, reports)
     return metrics
 
@@ -65,9 +67,11 @@ def _zero_variance_share(rows: Sequence[Row]) -> float:
 
 def _mismatch(rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
     """Largest difference between the trainer's and the sampler's log-probs at equal weights."""
-    worst = 0.0
-    for report in reports.values():
-        for row, logp_A in zip(report[0]["trained"], token_signal(report[0], "logp"), strict=True):
+    worst, fresh = 0.0, {row.uid for row in rows}
+    for first in (report[0] for report in reports.values() if "logp" in report[0]["signals"]):
+        for row, logp_A in zip(first["trained"], token_signal(first, "logp"), strict=True):
+            if row.uid not in fresh:  # sampled by the weights of an earlier round
+                continue
             start = 0
             for segment in row.answer:
                 stop = start + len(segment.ids)

@@ -1,7 +1,8 @@
 """One row per recipe: its factory, and the options under which the shared drive runs it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
@@ -11,10 +12,15 @@ from jaxevo.types import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A recipe under test; `make` binds options, the drive gives the rest."""
+    """A recipe under test: `make` binds its options, `run` changes those of the drive.
+
+    updates: how many updates its three rounds make, over all objectives.
+    """
 
     name: str
     make: Callable[[], Recipe]
+    updates: int = 3
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 CASES = (
@@ -22,12 +28,12 @@ CASES = (
     Case("grpo-full", lambda: grpo(
         learning_rate=1e-3, kl_weight=0.05, entropy_weight=0.01, correction="token", minibatches=2,
         epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
-    )),
+    ), updates=12),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2,
-    )),
+    ), updates=6),
 )  # fmt: skip

@@ -16,10 +16,11 @@ OPTIONS = RunOptions(
 
 @pytest.fixture(scope="session")
 def start(tiny_model):
-    """start(recipe, **changes of the options) -> Run."""
+    """start(case, **changes of the options) -> Run."""
 
-    def make(recipe, **changes):
-        return build_run(recipe, dataclasses.replace(OPTIONS, **changes), model=tiny_model)
+    def make(case, **changes):
+        options = dataclasses.replace(OPTIONS, **{**case.run, **changes})
+        return build_run(case.make(), options, model=tiny_model)
 
     return make
 

@@ -16,7 +16,7 @@ from jaxevo.run.console import Progress
 from jaxevo.run.logs import read_jsonl
 from jaxevo.run.loop import DivergedError, train
 
-RECIPE = CASES[0].make
+CASE = CASES[0]
 
 
 def go(run):
@@ -29,7 +29,7 @@ def go(run):
 @pytest.fixture(scope="module")
 def finished(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run = start(RECIPE(), out=str(folder), eval_problems=4, checkpoint_every=1)
+    run = start(CASE, out=str(folder), eval_problems=4, checkpoint_every=1)
     return folder, *go(run)
 
 
@@ -62,7 +62,7 @@ def test_the_run_folder_holds_everything(finished):
 def test_a_finished_run_is_not_run_again(finished, start):
     folder, state, _, _ = finished
     before = (folder / "metrics.jsonl").read_bytes()
-    again, _, _ = go(start(RECIPE(), out=str(folder), eval_problems=4, checkpoint_every=1))
+    again, _, _ = go(start(CASE, out=str(folder), eval_problems=4, checkpoint_every=1))
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert again.counters == state.counters
 
@@ -71,11 +71,11 @@ def test_a_run_that_stopped_goes_on_and_each_round_appears_once(finished, start,
     whole_folder, whole, _, _ = finished
     folder = tmp_path / "stopped"
     options = {"out": str(folder), "eval_problems": 4, "checkpoint_every": 1}
-    go(start(RECIPE(), rounds=2, **options))
+    go(start(CASE, rounds=2, **options))
     # A crash in the middle of writing round 2: a line that no checkpoint knows, and half a line.
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"round":2,"reward":0.1}\n{"round":3,"rew')
-    resumed, _, said = go(start(RECIPE(), rounds=3, **options))
+    resumed, _, said = go(start(CASE, rounds=3, **options))
     assert "continuing" in said
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     assert {"first round", "rounds", "restore"} <= seconds.keys()  # of both processes
@@ -92,7 +92,7 @@ def test_a_run_that_stopped_goes_on_and_each_round_appears_once(finished, start,
 
 def test_a_checkpoint_of_another_recipe_is_refused_in_one_line(finished, start):
     folder, _, _, _ = finished
-    other = start(CASES[1].make(), out=str(folder))
+    other = start(CASES[1], out=str(folder))
     with (
         Checkpoints(folder / "checkpoints") as checkpoints,
         pytest.raises(ValueError, match="does not fit this recipe and model"),
@@ -108,15 +108,13 @@ def test_the_policy_of_a_run_can_be_loaded(finished, tiny_model, monkeypatch):
 
 
 def test_a_run_that_diverges_stops_with_its_last_good_weights(start, tmp_path):
-    recipe = RECIPE()
+    recipe = CASE.make()
     (objective,) = recipe.objectives
     broken = dataclasses.replace(
         objective, terms=(dataclasses.replace(objective.terms[0], weight=float("nan")),)
     )
-    run = start(
-        dataclasses.replace(recipe, objectives=(broken,)),
-        out=str(tmp_path / "bad"), rounds=9, eval_problems=0,
-    )  # fmt: skip
+    run = start(CASE, out=str(tmp_path / "bad"), rounds=9, eval_problems=0)
+    run = dataclasses.replace(run, recipe=dataclasses.replace(recipe, objectives=(broken,)))
     with pytest.raises(DivergedError, match="3 updates in a row had a non-finite loss"):
         go(run)
     lines = read_jsonl(tmp_path / "bad" / "metrics.jsonl")

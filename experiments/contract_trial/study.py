@@ -1,0 +1,98 @@
+"""What the studies of this folder share: seeds, a verdict computed by the script, JSON and figure.
+
+A study is run as `python -m experiments.contract_trial.NAME`. Claim, metric, thresholds and
+settings stand in its file and were committed before the first reporting seed was run; the settings
+were chosen on tuning seeds, each try of which is listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.record import provenance
+
+RESULTS = Path(__file__).parent / "results"
+SEEDS = (0, 1, 2)  # for reporting; tuning uses others
+Run = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One mechanism study.
+
+    name: of its module and its results. claim: one sentence. settings: all numbers of the runs.
+    target: thresholds by name. tried: the settings that were tried on tuning seeds, and what came
+    of them. run: `(seed) -> one result per arm`, JSON values with `arm` and `seed`. verdict:
+    `(runs) -> {part of the claim: whether it holds}`. draw: `(axes, runs) -> None`; panels: how
+    many axes it wants side by side.
+    """
+
+    name: str
+    claim: str
+    settings: Mapping[str, Any]
+    target: Mapping[str, float]
+    tried: Sequence[Mapping[str, Any]]
+    run: Callable[[int], Sequence[Run]]
+    verdict: Callable[[Sequence[Run]], dict[str, bool]]
+    draw: Callable[[Any, Sequence[Run]], None]
+    panels: int = 1
+
+
+def main(study: Study, argv: Sequence[str] | None = None) -> int:
+    """Runs every seed, computes the verdict, writes results/NAME.json and NAME.png."""
+    parser = argparse.ArgumentParser(description=study.claim)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{study.name}.json")
+    args = parser.parse_args(argv)
+    origin, runs = provenance(study.name), []
+    for seed in args.seeds:
+        start = time.perf_counter()
+        found = list(study.run(seed))
+        runs += found
+        seconds = time.perf_counter() - start
+        for one in found:
+            told = {k: v for k, v in one.items() if isinstance(v, (str, int, float))}
+            print(json.dumps(told), flush=True)
+        print(f"seed {seed}: {seconds:.0f} s", flush=True)
+    verdict = study.verdict(runs)
+    result = {
+        **origin,
+        "claim": study.claim,
+        "command": f"python -m experiments.contract_trial.{study.name}",
+        "settings": study.settings,
+        "target": study.target,
+        "verdict": verdict,
+        "met": all(verdict.values()),
+        "tried_on_tuning_seeds": study.tried,
+        "runs": runs,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    with _figure(args.out.with_suffix(".png"), study.panels) as axes:
+        study.draw(axes, runs)
+    print(verdict)
+    return 0
+
+
+@contextlib.contextmanager
+def _figure(path: Path, panels: int) -> Iterator[Any]:
+    """Axes (one, or an array of several side by side) of a figure that is saved at the end."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    size = (6.4 if panels == 1 else 4.4 * panels, 3.8)
+    figure, axes = plt.subplots(1, panels, figsize=size, layout="constrained")
+    yield axes
+    for one in figure.axes:
+        one.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
