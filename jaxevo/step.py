@@ -59,6 +59,8 @@ def learn(
     """All updates of one objective on one round's rows."""
     shapes = learner.shapes[objective.name]
     table = prepare(rows, objective, shapes, tokenizer)
+    if objective.check is not None:
+        objective.check(table.batch)
     plans = [
         cut for _ in range(objective.epochs) for cut in minibatches(table, objective, generator)
     ]
@@ -110,8 +112,8 @@ def update(
     that is not finite leaves weights and optimizer as they were.
 
     Returns:
-      params, optimizer state, report: loss, loss/<term>, grad_norm, finite, and `signals`:
-      [K, N, A] arrays per token.
+      params, optimizer state, report: loss, loss/<term>, grad_norm, finite, and `signals`: by
+      stream, [K, N, A] arrays per action.
     """
 
     def parts(params: Params, micro: Batch) -> tuple[dict[str, tuple[Array, Array]], dict]:

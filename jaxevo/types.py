@@ -166,7 +166,8 @@ class Segment:
     before truncation; None where nothing sampled it or an edit made it stale (the trainer then
     recomputes it, and importance correction is refused). `log_kept` [n]: log of the probability
     mass that top-k / top-p / min-p kept, None when nothing was cut. `entropy` [n] in nats.
-    A `probe` is a place to read from, for a value, say: one id of any kind at the end of a row.
+    A `probe` is a place to read from: one id of any kind at the end of a row. What is read there,
+    a value or the context of other actions, has seen the whole row.
     """
 
     ids: np.ndarray
@@ -178,6 +179,20 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Actions:
+    """A stream of T actions beside the text of a row: flow transitions, robot actions.
+
+    `data` holds what the policy needs to score them again, arrays [T, ...] by name; algorithms do
+    not look into it. `mask` [T] bool: the actions that were sampled, which alone have a log-prob.
+    `logp` [T] float32 under the policy that sampled them, None where nothing did.
+    """
+
+    data: Mapping[str, np.ndarray]
+    mask: np.ndarray
+    logp: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One conversation as sampled: segments in order, and what became of it.
 
@@ -185,6 +200,7 @@ class Row:
     compared with each other, `episode` and `turn` place it in a game or a multi-turn world,
     `parent` is the uid of the row it was forked from. `rewards` are parts that are summed;
     `numbers` are what an advantage needs beside them: a baseline, a target, a difficulty.
+    `actions`, by stream, were chosen in the context that the row's probe has seen.
     """
 
     uid: int
@@ -200,6 +216,7 @@ class Row:
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     feedback: str = ""
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    actions: Mapping[str, Actions] = dataclasses.field(default_factory=dict)
 
     @property
     def reward(self) -> float:
@@ -265,17 +282,21 @@ class Stream:
 @register
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The recorded actions of one stream: ids, mask, and what the sampler said of them.
+    """The recorded actions of one stream: mask, what they were, and what the sampler said of them.
 
-    behaviour_NA: log-prob of the policy that really sampled (kept mass subtracted); valid where
-    `known_N`. log_kept_NA: log of the kept mass, 0 when nothing was cut.
+    ids_NA: token ids of the text; None for other streams, whose `data` [N, A, ...] only the policy
+    reads. behaviour_NA: log-prob of the policy that really sampled (kept mass subtracted); valid
+    where `known_N`. log_kept_NA: log of the kept mass, 0 when nothing was cut. probe_N: the answer
+    slot of the row's probe, for the text; 0 where it has none.
     """
 
-    ids_NA: Array
+    ids_NA: Array | None
     mask_NA: Array
     behaviour_NA: Array
     log_kept_NA: Array
     known_N: Array
+    probe_N: Array | None = None
+    data: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 @register
@@ -301,7 +322,8 @@ class Batch:
     """Rows as arrays. Row scalars are [N]; padding rows have `real_N` False and empty masks.
 
     reward_N: sum of the reward parts; parts: each part [N]; numbers: `Row.numbers` [N], NaN where a
-    row has none. group_N, episode_N: dense integers. role_N: index into the sorted role names.
+    row has none. uid_N2: high and low word of the rows' uids, for randomness (`jaxevo.keys`).
+    group_N, episode_N: dense integers. role_N: index into the sorted role names.
     present: view name -> [N] bool, rows that have that view's context. layouts: view name ->
     Packed ("own" is the row as sampled); empty on the whole batch, filled per micro-batch.
     old: stream name -> [N, A] log-probs at the start of the phase, None when every update is the
@@ -316,6 +338,7 @@ class Batch:
     episode_N: Array
     turn_N: Array
     role_N: Array
+    uid_N2: Array
     real_N: Array
     temperature: Array
     present: Mapping[str, Array] = dataclasses.field(default_factory=dict)
@@ -343,17 +366,19 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One part of a loss: `fn(now, frozen, credit, batch) -> (value_NA, mask_NA)`.
+    """One part of a loss: `fn(now, frozen, credit, batch, stream=...) -> (value_NA, mask_NA)`.
 
-    now: stream name -> Stream of the current forward (differentiable). frozen: view name -> the
-    same, gradients stopped; always has `old`. reduce: `(value_NA, mask_NA, rows_N=real_N) ->
-    (numerator, denominator)`; None takes the objective's.
+    stream: what it speaks on; A is that stream's own axis. now: stream name -> Stream of the
+    current forward (differentiable). frozen: view name -> the same, gradients stopped; always has
+    `old`. credit: the stream's own. reduce: `(value_NA, mask_NA, rows_N=real_N) -> (numerator,
+    denominator)`; None takes the objective's.
     """
 
     name: str
     fn: Bound
     weight: float = 1.0
     reduce: Bound | None = None
+    stream: str = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,7 +393,8 @@ class Minibatch:
 class Objective:
     """How one parameter set learns from the rows that `collect` files under `name`.
 
-    advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {name: [N, A]}`, stop-gradient.
+    advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {stream: {name: [N, A]}}`,
+    stop-gradient.
     optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
     the host for rows that this objective must not learn from. learns: the sources whose tokens have
     mask 1: the policy's own, `forced` ones for imitation, or probes. reset: `(counters) -> bool`,

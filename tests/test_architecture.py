@@ -13,20 +13,22 @@ PACKAGE = ROOT / "jaxevo"
 HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "tyro", "rich")
 
 # Who may import whom; a package may always import itself and `types`.
-LEAVES = {"kernels", "optimizers", "cache", "heads"}
+LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
     "types": set(),
     "kernels": set(),
     "optimizers": set(),
-    "heads": set(),
+    "heads": {"flow"},
+    "flow": set(),
+    "keys": set(),
     "cache": set(),
     **{part: LEAVES | PARTS for part in PARTS},
     "collect": LEAVES | PARTS,
     "recipes": LEAVES | PARTS | {"collect"},
     "parallel": set(),
     "models": {"cache", "heads", "kernels", "parallel"},
-    "sampling": {"kernels", "parallel", "models"},
+    "sampling": {"kernels", "keys", "parallel", "models"},
     "state": set(),
     "step": {"collect", "losses", "state"},
     "run": {

@@ -90,6 +90,7 @@ class Lab:
       config: the run's sizes. position: the next problem's index, written back by the run loop.
       sampled: every row sampled in this round by uid, in its latest form, trained or not.
       seconds: wall-clock spent sampling and verifying.
+      key: the run's key, from which rows' keys are made (`jaxevo.keys`).
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Lab:
         self.round_index, self.position, self.seed = round_index, position, seed
         self.sampled: dict[int, Row] = {}
         self.seconds = {"sample": 0.0, "verify": 0.0}
-        self._sample_fn, self._key, self._finish_names = sample_fn, key, finish_names
+        self._sample_fn, self.key, self._finish_names = sample_fn, key, finish_names
         self._sets, self._publish, self._learner = sets, publish, learner
         self._weights_version, self._coin = weights_version, coin
         self._published: dict[str, Any] = {}
@@ -220,7 +221,7 @@ class Lab:
             out = self._sample_fn(
                 self._weights(params),
                 prompts,
-                key=self._key,
+                key=self.key,
                 uids=[row.uid for row in rows],
                 samples=samples,
                 new_tokens=config.new_tokens,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from jaxevo.keys import uid_words
 from jaxevo.types import OWN, Answers, Array, Batch, Objective, Packed, Row, Source, View
 
 
@@ -70,10 +71,10 @@ class Table:
 
 
 def prepare(rows: Sequence[Row], objective: Objective, shapes: Shapes, tokenizer: object) -> Table:
-    """The rows as one objective reads them: checked, and with its advantages.
+    """The rows as one objective reads them, with its advantages.
 
     Raises:
-      ValueError: rows that do not fit the declared shapes, or that the objective refuses.
+      ValueError: rows that do not fit the declared shapes.
     """
     table = tabulate(
         rows,
@@ -82,8 +83,6 @@ def prepare(rows: Sequence[Row], objective: Objective, shapes: Shapes, tokenizer
         learns=objective.learns,
         tokenizer=tokenizer,
     )
-    if objective.check is not None:
-        objective.check(table.batch)
     advantage_N = np.asarray(objective.advantage(table.batch), np.float32)
     batch = dataclasses.replace(table.batch, advantage_N=advantage_N)
     return dataclasses.replace(table, batch=batch)
@@ -102,7 +101,8 @@ def tabulate(
     Tokens whose source is in `learns` have mask 1.
 
     Raises:
-      ValueError: no rows, an empty prompt, an answer longer than A, or differing temperatures.
+      ValueError: no rows, an empty prompt, an answer longer than A, differing temperatures, or
+        actions without a probe or in differing numbers.
     """
     if not rows:
         raise ValueError("tabulate got no rows; an objective without rows takes no step.")
@@ -123,8 +123,12 @@ def tabulate(
     present |= {view.name: np.ones(len(rows), bool) for view in views if view.context is None}
     roles = sorted({row.role for row in rows})
     names = sorted({name for row in rows for name in row.rewards})
+    streams = sorted({stream for row in rows for stream in row.actions})
     batch = Batch(
-        answers={"text": _answers(rows, answer_slots, learns)},
+        answers={
+            "text": _answers(rows, answer_slots, learns),
+            **{stream: _actions(rows, stream) for stream in streams},
+        },
         reward_N=np.array([row.reward for row in rows], np.float32),
         parts={
             name: np.array([row.rewards.get(name, 0.0) for row in rows], np.float32)
@@ -138,6 +142,7 @@ def tabulate(
         episode_N=_dense([(row.group, row.episode) for row in rows]),
         turn_N=np.array([row.turn for row in rows], np.int32),
         role_N=np.array([roles.index(row.role) for row in rows], np.int32),
+        uid_N2=uid_words([row.uid for row in rows]),
         real_N=np.ones(len(rows), bool),
         temperature=np.float32(temperatures.pop()),
         present=present,
@@ -164,6 +169,7 @@ def _answers(rows: Sequence[Row], answer_slots: int, learns: Sequence[Source]) -
     shape = (len(rows), answer_slots)
     ids, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     logp, kept, known = np.zeros(shape, np.float32), np.zeros(shape, np.float32), []
+    probe_N = np.zeros(len(rows), np.int32)
     for n, row in enumerate(rows):
         start = 0
         for segment in row.answer:
@@ -174,6 +180,8 @@ def _answers(rows: Sequence[Row], answer_slots: int, learns: Sequence[Source]) -
                     f"the declared shape has {answer_slots} answer slots. Raise it."
                 )
             ids[n, start:stop] = segment.ids
+            if segment.source == "probe":
+                probe_N[n] = start
             if segment.source in learns:
                 mask[n, start:stop] = True
                 if segment.log_kept is not None:
@@ -182,7 +190,45 @@ def _answers(rows: Sequence[Row], answer_slots: int, learns: Sequence[Source]) -
                     logp[n, start:stop] = segment.logp
             start = stop
         known.append(all(s.logp is not None for s in row.answer if s.source in learns))
-    return Answers(ids, mask, logp - kept, kept, np.array(known))
+    return Answers(ids, mask, logp - kept, kept, np.array(known), probe_N)
+
+
+def _actions(rows: Sequence[Row], stream: str) -> Answers:
+    """One stream of actions as arrays; rows without it have an empty mask."""
+    own = [row.actions.get(stream) for row in rows]
+    found = [actions for actions in own if actions is not None]
+    counts = {len(actions.mask) for actions in found}
+    if len(counts) > 1:
+        raise ValueError(
+            f"rows have {sorted(counts)} actions of stream {stream!r}, but rows of one objective "
+            "need equally many. Fill up with actions whose mask is False."
+        )
+    blind = [r.uid for r, a in zip(rows, own, strict=True) if a and not _has_probe(r)]
+    if blind:
+        raise ValueError(
+            f"row {blind[0]} has actions of stream {stream!r}, but no probe, whose context they "
+            "were chosen in. End the row with a probe segment."
+        )
+    empty = jax.tree.map(np.zeros_like, found[0].data)
+    mask = np.zeros((len(rows), *counts), bool)
+    logp, data = np.zeros(mask.shape, np.float32), []
+    for n, actions in enumerate(own):
+        data.append(empty if actions is None else actions.data)
+        if actions is not None:
+            mask[n] = actions.mask
+            logp[n] = 0.0 if actions.logp is None else np.where(actions.mask, actions.logp, 0.0)
+    return Answers(
+        ids_NA=None,
+        mask_NA=mask,
+        behaviour_NA=logp,
+        log_kept_NA=np.zeros_like(logp),
+        known_N=np.array([a is not None and a.logp is not None for a in own]),
+        data=jax.tree.map(lambda *xs: np.stack(xs), *data),
+    )
+
+
+def _has_probe(row: Row) -> bool:
+    return any(segment.source == "probe" for segment in row.answer)
 
 
 # ---------------------------------------------------------------------------- updates

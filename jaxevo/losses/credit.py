@@ -1,4 +1,4 @@
-"""Which token gets which credit: `Objective.credit` is `(batch, now, frozen) -> {name: [N, A]}`."""
+"""Which action gets which credit: `(batch, now, frozen) -> {stream: {name: [N, A]}}`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def broadcast(
     correction: Correction = "none",
     cap: float = 2.0,
     truncation: Truncation = "correct",
-    stream: str = "text",
-) -> dict[str, jax.Array]:
-    """Every token gets its row's advantage, and a weight for having been sampled by another policy.
+    streams: tuple[str, ...] = ("text",),
+) -> dict[str, dict[str, jax.Array]]:
+    """Every action gets its row's advantage, and a weight for the policy that really sampled it.
 
     The sampler differs from the old policy in its numerics (`correction`) and in what it cut
     (`truncation`): top-k, top-p and min-p sample from π/kept, so that a token's weight has a
@@ -45,15 +45,15 @@ def broadcast(
 
     Args:
       batch: with `advantage_N` filled.
-      now: current forward; only the mask is read.
+      now: current forward; only the masks are read.
       frozen: frozen views; `old` is read for a correction.
       correction: none, or truncated importance weights per token or per row.
       cap: the largest weight; only "token" and "sequence" read it.
       truncation: what to do about tokens that the sampler cut.
-      stream: the stream of actions that gets the credit.
+      streams: the streams of actions that get the credit.
 
     Returns:
-      "advantage" [N, A] float32; "weight" [N, A] float32 as in the table. None has a
+      by stream: "advantage" [N, A] float32; "weight" [N, A] float32 as in the table. None has a
       gradient; masked slots have advantage 0 and weight 1.
 
     Raises:
@@ -62,24 +62,27 @@ def broadcast(
     _check_options(correction, truncation)
     if batch.advantage_N is None:
         raise ValueError("batch.advantage_N is None; fill it with objective.advantage first.")
-    mask_NA = jnp.asarray(now[stream].mask_NA, bool)
-    advantage_NA = jnp.broadcast_to(jnp.asarray(batch.advantage_N)[:, None], mask_NA.shape)
-    credit = {"advantage": jax.lax.stop_gradient(masked(advantage_NA, mask_NA))}
-
-    answers = batch.answers[stream]
-    known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
-    if correction != "none":
-        old_NA = frozen["old"][stream].logp_NA
-        if old_NA is None:
-            raise ValueError(f"correction={correction!r} needs the old log-probs of {stream!r}.")
-        behaviour_NA = jnp.asarray(answers.behaviour_NA)
-        if truncation == "ignore":
-            behaviour_NA = behaviour_NA + answers.log_kept_NA
-        credit["weight"] = importance_weight(
-            old_NA, behaviour_NA, known_NA, level=correction, cap=cap
-        )
-    elif truncation == "correct":
-        credit["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
+    credit = {}
+    for stream in streams:
+        mask_NA = jnp.asarray(now[stream].mask_NA, bool)
+        advantage_NA = jnp.broadcast_to(jnp.asarray(batch.advantage_N)[:, None], mask_NA.shape)
+        credit[stream] = {"advantage": jax.lax.stop_gradient(masked(advantage_NA, mask_NA))}
+        answers = batch.answers[stream]
+        known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
+        if correction != "none":
+            old_NA = frozen["old"][stream].logp_NA
+            if old_NA is None:
+                raise ValueError(
+                    f"correction={correction!r} needs the old log-probs of {stream!r}."
+                )
+            behaviour_NA = jnp.asarray(answers.behaviour_NA)
+            if truncation == "ignore":
+                behaviour_NA = behaviour_NA + answers.log_kept_NA
+            credit[stream]["weight"] = importance_weight(
+                old_NA, behaviour_NA, known_NA, level=correction, cap=cap
+            )
+        elif truncation == "correct":
+            credit[stream]["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
     return credit
 
 
@@ -88,7 +91,7 @@ def refuse_uncorrectable(
     *,
     correction: Correction = "none",
     truncation: Truncation = "correct",
-    stream: str = "text",
+    streams: tuple[str, ...] = ("text",),
 ) -> None:
     """Host-side check, before jit, that `broadcast` can weigh every token as its options ask.
 
@@ -96,13 +99,18 @@ def refuse_uncorrectable(
       batch: numpy arrays; the whole batch.
       correction: as in `broadcast`.
       truncation: as in `broadcast`.
-      stream: as in `broadcast`.
+      streams: as in `broadcast`.
 
     Raises:
       ValueError: when a correction is asked for but rows have no sampler log-probs, or when the
         sampler cut tokens and this is refused, or is to be corrected on rows without log-probs.
     """
     _check_options(correction, truncation)
+    for stream in streams:
+        _refuse_uncorrectable(batch, stream, correction, truncation)
+
+
+def _refuse_uncorrectable(batch: Batch, stream: str, correction: str, truncation: str) -> None:
     answers = batch.answers[stream]
     mask_NA = np.asarray(answers.mask_NA, bool) & np.asarray(batch.real_N, bool)[:, None]
     sampled_N = mask_NA.any(axis=1)

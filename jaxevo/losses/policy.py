@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxevo.losses.reduce import masked
 from jaxevo.types import Array
 
+Level = Literal["token", "sequence"]
 LOG_RATIO_LIMIT = 20.0  # e^20 stays far from overflow, and no honest ratio comes near it
 
 
@@ -22,12 +23,15 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
+    level: Level = "token",
     mask_NA: Array | None = None,
 ) -> jax.Array:
     """Clipped policy-gradient loss of each token (minimise).
 
     r = exp(clip(ℓ − ℓ_old, ±20));  loss = max(−A·r, −A·clip(r, 1−ε_lo, 1+ε_hi));
     with a dual clip c, where A < 0:  loss = min(loss, −A·c).
+    With level "sequence" the exponent is its mean over the row's tokens, so that all of them have
+    one ratio (GSPO).
 
     Args:
       logp_NA: ℓ, log-prob under the policy that is trained; differentiable.
@@ -36,18 +40,19 @@ def clipped_surrogate(
       clip_low: ε_lo, how far the ratio may fall below 1.
       clip_high: ε_hi, how far it may rise above 1; 0.28 is DAPO's clip-higher.
       dual_clip: c > 1, an upper bound on the ratio of tokens with A < 0; None leaves it open.
+      level: one ratio per token, or one per row.
       mask_NA: tokens outside it give loss 0 and gradient 0, whatever stands there.
 
     Returns:
       loss [N, A], float32.
 
     Raises:
-      ValueError: for a dual clip of 1 or less, which would clip unchanged policies, or advantages
-        of another shape.
+      ValueError: for a dual clip of 1 or less, which would clip unchanged policies, advantages of
+        another shape, or an unknown level.
 
     References:
       Schulman et al., PPO, arXiv 1707.06347, eq. 7. Ye et al. (dual clip), arXiv 1912.09729.
-      Yu et al., DAPO, arXiv 2503.14476.
+      Yu et al., DAPO, arXiv 2503.14476. Zheng et al., GSPO, arXiv 2507.18071.
     """
     chex.assert_equal_shape([logp_NA, old_NA])
     if dual_clip is not None and dual_clip <= 1:
@@ -55,7 +60,12 @@ def clipped_surrogate(
     advantage_NA = _spread(advantage_NA, logp_NA)
     advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
     old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
-    ratio_NA = jnp.exp(_limited(masked(logp_NA, mask_NA) - old_NA))
+    log_ratio_NA = masked(logp_NA, mask_NA) - old_NA
+    if level == "sequence":
+        log_ratio_NA = _row_mean(log_ratio_NA, mask_NA)
+    elif level != "token":
+        raise ValueError(f'level must be "token" or "sequence", got {level!r}.')
+    ratio_NA = jnp.exp(_limited(log_ratio_NA))
     clipped_NA = jnp.clip(ratio_NA, 1 - clip_low, 1 + clip_high)
     loss_NA = jnp.maximum(-advantage_NA * ratio_NA, -advantage_NA * clipped_NA)
     if dual_clip is not None:
@@ -87,7 +97,7 @@ def importance_weight(
     behaviour_NA: Array,
     mask_NA: Array,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     cap: float = 2.0,
     floor: float | None = None,
     outside: Literal["truncate", "mask"] = "truncate",
@@ -129,6 +139,13 @@ def importance_weight(
     else:
         raise ValueError(f'outside must be "truncate" or "mask", got {outside!r}.')
     return jax.lax.stop_gradient(masked(weight_NA, mask_NA, fill=1.0))
+
+
+def _row_mean(x_NA: jax.Array, mask_NA: Array | None) -> jax.Array:
+    """Each row's mean over its masked tokens, at every token; x is 0 outside the mask."""
+    length = x_NA.shape[1] if mask_NA is None else jnp.asarray(mask_NA, bool).sum(1, keepdims=True)
+    mean_N1 = x_NA.sum(axis=1, keepdims=True) / jnp.maximum(length, 1)
+    return jnp.broadcast_to(mean_N1, x_NA.shape)
 
 
 def _limited(log_ratio_NA: jax.Array) -> jax.Array:

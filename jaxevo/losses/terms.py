@@ -1,7 +1,8 @@
-"""The losses of this package as `Term.fn`: `fn(now, frozen, credit, batch) -> (value_NA, mask_NA)`.
+"""The losses of this package as `Term.fn`: they return per-action values and their mask.
 
-Each reads one stream. `now` is the current forward (differentiable), `frozen` the views, `credit`
-the named stop-gradient arrays of `Objective.credit`. A Term's weight is its coefficient.
+Each is called as `fn(now, frozen, credit, batch, stream=...)` and speaks on that stream. `now` is
+the current forward (differentiable), `frozen` the views, `credit` the stream's stop-gradient
+arrays of `Objective.credit`. A Term's weight is its coefficient.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jaxevo.kernels import token_kl
 from jaxevo.losses.divergence import Kind
 from jaxevo.losses.kl import Estimator, kl_penalty
-from jaxevo.losses.policy import clipped_surrogate
+from jaxevo.losses.policy import Level, clipped_surrogate
 from jaxevo.losses.reduce import masked
 from jaxevo.types import Array, Batch, Stream
 
@@ -34,6 +35,7 @@ def policy_gradient(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
+    level: Level = "token",
 ) -> Valued:
     """The clipped surrogate (`clipped_surrogate`) of the current policy against the old one.
 
@@ -49,6 +51,7 @@ def policy_gradient(
         clip_low=clip_low,
         clip_high=clip_high,
         dual_clip=dual_clip,
+        level=level,
         mask_NA=mask_NA,
     )
     if "weight" in credit:

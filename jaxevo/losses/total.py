@@ -19,8 +19,12 @@ def loss_parts(
     micro: Batch,
     objective: Objective,
     forward: Bound,
-) -> tuple[dict[str, tuple[Array, Array]], dict[str, Array]]:
-    """Frozen views, current forward, credit, terms -> (numerator, denominator) by term."""
+) -> tuple[dict[str, tuple[Array, Array]], dict[str, dict[str, Array]]]:
+    """Frozen views, current forward, credit, terms -> (numerator, denominator) by term.
+
+    Also returns, by stream, what there is to see of every action: logp and entropy if they were
+    read, the terms' values, the credit; [N, A] each.
+    """
     sets = {**others, objective.trains: params}
 
     def score(name: str, layout: str, read: tuple[str, ...]) -> Streams:
@@ -42,11 +46,15 @@ def loss_parts(
         for name, s in stopped.items()
     }
     credit = jax.lax.stop_gradient(objective.credit(micro, stopped, frozen))
-    said = {"logp": stopped["text"].logp_NA, "entropy": stopped["text"].entropy_NA}
-    pairs, signals = {}, {name: x_NA for name, x_NA in said.items() if x_NA is not None}
+    pairs, signals = {}, {}
+    for name, stream in stopped.items():
+        said = {"logp": stream.logp_NA, "entropy": stream.entropy_NA}
+        signals[name] = {what: x_NA for what, x_NA in said.items() if x_NA is not None}
+        signals[name] |= credit.get(name, {})
     for term in objective.terms:
-        value_NA, mask_NA = term.fn(now, frozen, credit, micro)
+        own = credit.get(term.stream, {})
+        value_NA, mask_NA = term.fn(now, frozen, own, micro, stream=term.stream)
         reduce = term.reduce or objective.reduce
         pairs[term.name] = reduce(value_NA, mask_NA, rows_N=micro.real_N)
-        signals[term.name] = jnp.where(mask_NA, jax.lax.stop_gradient(value_NA), 0.0)
-    return pairs, {**signals, **credit}
+        signals[term.stream][term.name] = jnp.where(mask_NA, jax.lax.stop_gradient(value_NA), 0.0)
+    return pairs, signals

@@ -1,4 +1,4 @@
-"""The scorer: one forward pass over packed token trees, read at answer slots.
+"""The scorer: one forward pass over packed token trees, read at answer slots and probes.
 
 Here, and only here, the shift between positions and predictions happens: answer slot t is read
 from the hidden state of the token before it.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from jaxevo.heads import values
+from jaxevo.heads import action_logp, values
 from jaxevo.kernels import fused_logprob
 from jaxevo.models import decoder
 from jaxevo.types import Answers, Array, Packed, Params, Stream
@@ -24,7 +24,7 @@ def attention_mask(packed: Packed) -> Array:
     return on_path & causal
 
 
-def score_text(
+def score(
     params: Params,
     packed: Packed,
     answers: Mapping[str, Answers],
@@ -36,17 +36,20 @@ def score_text(
 ) -> Mapping[str, Stream]:
     """Reads log-probs, entropies or hidden states of the recorded answers under `params`.
 
+    The log-prob of a token is categorical; that of an action of another stream is its head's, in
+    the context that the row's probe has seen.
+
     Args:
       params: weights of one decoder.
       packed: the rows' tokens under one context; `index_NA` tells which slot predicts what.
-      answers: by stream; ids and mask of `text` are read, both [N, A].
+      answers: by stream; `text` is always there.
       temperature: scalar > 0; log-probs and entropies are those of softmax(logits / temperature).
       config: the decoder's shape.
       read: any of `logp`, `entropy`, `hidden`, `values`.
       remat: recompute activations layer by layer in the backward pass.
 
     Returns:
-      {"text": Stream}, with the fields that were not read None.
+      a Stream for each stream of answers, with the fields that were not read None.
     """
     hidden_BSD, _ = decoder.apply(
         config, params, packed.ids_BS, packed.positions_BS, attention_mask(packed), remat=remat
@@ -62,6 +65,8 @@ def score_text(
         out = fused_logprob(hidden_MD, head_DV, targets_M, temperature=temperature)
         logp_NA, entropy_NA = out.logp_M.reshape(shape), out.entropy_M.reshape(shape)
     keep = "hidden" in read
+    others = {name: actions for name, actions in answers.items() if name != "text"}
+    context_ND = hidden_MD.reshape(*shape, D)[jnp.arange(shape[0]), text.probe_N]
     return {
         "text": Stream(
             logp_NA=logp_NA if "logp" in read else None,
@@ -70,5 +75,12 @@ def score_text(
             hidden_NAD=hidden_MD.reshape(*shape, D) if keep else None,
             head_DV=head_DV if keep else None,
             values_NA=values(params, hidden_MD).reshape(shape) if "values" in read else None,
-        )
+        ),
+        **{
+            name: Stream(
+                action_logp(params, name, context_ND, actions) if "logp" in read else None,
+                actions.mask_NA,
+            )
+            for name, actions in others.items()
+        },
     }

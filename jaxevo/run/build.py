@@ -12,7 +12,7 @@ import jax
 from jaxevo.collect.lab import Lab, Learner, RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes
 from jaxevo.models import hub
-from jaxevo.models.scorer import score_text
+from jaxevo.models.scorer import score
 from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
@@ -179,7 +179,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         for o in recipe.objectives
     }
     learner = Learner(
-        forward=bind(score_text, config=model.config, remat=options.remat),
+        forward=bind(score, config=model.config, remat=options.remat),
         shapes=shapes,
         place=batch_placer(mesh),
     )

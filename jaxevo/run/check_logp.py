@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxevo.collect.lab import RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes, stack, tabulate
-from jaxevo.models.scorer import score_text
+from jaxevo.models.scorer import score
 from jaxevo.models.tokenizer import Template
 from jaxevo.types import OWN, Batch, Bound, Params, Row, bind
 
@@ -134,7 +134,7 @@ def _compare(
         bucket = Bucket(groups, prompt_slots + per_group * (A - 1), per_group + 3)
     shapes = Shapes(N, A, 1, ((OWN, (bucket,)),))
     batch = jax.tree.map(lambda x: x[0], stack(tabulate(rows, answer_slots=A), range(N), shapes))
-    forward = bind(score_text, config=loaded.config)
+    forward = bind(score, config=loaded.config)
     logp_NA = np.asarray(_logp(loaded.params, batch, forward=forward))
     largest, where, differences = 0.0, "", []
     for n, row in enumerate(rows):

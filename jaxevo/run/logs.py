@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxevo.models.tokenizer import Tokenizer
-from jaxevo.types import Row, Segment
+from jaxevo.types import Actions, Row, Segment
 
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
@@ -31,28 +31,29 @@ def rollout_record(
     round_index: int,
     tokenizer: Tokenizer,
     trained: bool,
-    advantage: float | Sequence[float] | np.ndarray | jax.Array | None = None,
-    signals: Mapping[str, Any] | None = None,
+    signals: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """One row as JSON values: what was asked, what was sampled, and what came of it.
 
     All lists have one entry per answer token. `logp` is the behaviour policy's, the kept mass of a
     truncated sampler subtracted; null where nobody sampled. `mask` is 1 for sampled tokens only.
-    `sources` are runs of [source, length]. Numbers have five decimals; non-finite ones are null.
+    `sources` are runs of [source, length]. Other streams of actions stand in `actions`, a list per
+    action each. Numbers have five decimals; non-finite ones are null.
 
     Args:
-      advantage: one number, which stands at the tokens with mask 1, or one per answer token; longer
-        arrays are cut, since batches pad.
-      signals: name -> one number per answer token, as above. The segments' entropy (nats) is
-        added as `entropy` where the sampler kept it.
+      signals: stream -> name -> one number per action; longer arrays are cut, since batches pad.
+        The text's `advantage` stands by itself. The segments' entropy (nats) is added as `entropy`
+        where the sampler kept it.
 
     Raises:
-      ValueError: when advantage or a signal is shorter than the answer.
+      ValueError: when a signal is shorter than the answer.
     """
     answer = row.answer
     ids = row.answer_ids.tolist()
     mask = [int(s.source == "policy") for s in answer for _ in s.ids]
-    shown = {n: _per_token(v, len(ids), name=n) for n, v in (signals or {}).items()}
+    signals = signals or {}
+    shown = {n: _per_token(v, len(ids), name=n) for n, v in signals.get("text", {}).items()}
+    advantage = shown.pop("advantage", None)
     if "entropy" not in shown and any(s.entropy is not None for s in answer):
         shown["entropy"] = _joined(answer, [s.entropy for s in answer])
     return {
@@ -78,8 +79,22 @@ def rollout_record(
         "sources": [[s.source, len(s.ids)] for s in answer if len(s.ids)],
         "mask": mask,
         "logp": _joined(answer, [_behaviour(s) for s in answer]),
-        "advantage": _advantage(advantage, mask),
+        "advantage": advantage,
         "signals": shown,
+        "actions": {
+            stream: _action_record(own, signals.get(stream, {}))
+            for stream, own in row.actions.items()
+        },
+    }
+
+
+def _action_record(actions: Actions, signals: Mapping[str, Any]) -> dict[str, Any]:
+    count = len(actions.mask)
+    said = {} if actions.logp is None else {"logp": actions.logp}
+    return {
+        "mask": [int(sampled) for sampled in actions.mask],
+        **{n: _per_token(v, count, name=n) for n, v in {**signals, **said}.items()},
+        "data": {n: np.round(v, DECIMALS).tolist() for n, v in actions.data.items()},
     }
 
 
@@ -102,14 +117,6 @@ def _joined(segments: Sequence[Segment], values: Sequence[np.ndarray | None]) ->
         for segment, value in zip(segments, values, strict=True)
         for i in range(len(segment.ids))
     ]
-
-
-def _advantage(advantage: Any, mask: Sequence[int]) -> list[float | None] | None:
-    if advantage is None:
-        return None
-    if np.ndim(advantage) == 0:
-        return [_number(advantage) if sampled else None for sampled in mask]
-    return _per_token(advantage, len(mask), name="advantage")
 
 
 def _per_token(values: Any, count: int, *, name: str) -> list[float | None]:

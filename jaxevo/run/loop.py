@@ -17,7 +17,7 @@ from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.console import Progress
 from jaxevo.run.evaluate import evaluate
 from jaxevo.run.logs import RunLog, rollout_record
-from jaxevo.run.metrics import round_metrics, token_signal
+from jaxevo.run.metrics import action_signals, round_metrics
 from jaxevo.run.report import write_report
 from jaxevo.step import run_round
 from jaxevo.types import Row, TrainState
@@ -118,27 +118,26 @@ def _records(
     experience: Mapping[str, Sequence[Row]],
     reports: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """One log record per sampled row, with the per-token signals of the updates that used it."""
-    signals: dict[int, dict[str, np.ndarray]] = {}
+    """One log record per sampled row, with the signals per action of the updates that used it."""
+    signals: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     for report in (r for reports_ in reports.values() for r in reports_):
-        by_name = {name: token_signal(report, name) for name in report["signals"]}
+        streams = {stream: action_signals(report, stream) for stream in report["signals"]}
         for n, row in enumerate(report["trained"]):
-            signals[row.uid] = {name: x_NA[n] for name, x_NA in by_name.items()}
+            signals[row.uid] = {
+                stream: {name: x_NA[n] for name, x_NA in by_name.items()}
+                for stream, by_name in streams.items()
+            }
     trained = {row.uid: row for rows in experience.values() for row in rows}
-    records = []
-    for uid, row in {**sampled, **trained}.items():
-        own = dict(signals.get(uid, {}))
-        records.append(
-            rollout_record(
-                row,
-                round_index=index,
-                tokenizer=run.bench.model.tokenizer,
-                trained=uid in trained,
-                advantage=own.pop("advantage", None),
-                signals=own,
-            )
+    return [
+        rollout_record(
+            row,
+            round_index=index,
+            tokenizer=run.bench.model.tokenizer,
+            trained=uid in trained,
+            signals=signals.get(uid),
         )
-    return records
+        for uid, row in {**sampled, **trained}.items()
+    ]
 
 
 def _evaluate(run: Run, state: TrainState, progress: Progress) -> dict[str, float]:

@@ -68,20 +68,33 @@ def _zero_variance_share(rows: Sequence[Row]) -> float:
 def _mismatch(rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> float:
     """Largest difference between the trainer's and the sampler's log-probs at equal weights."""
     worst, fresh = 0.0, {row.uid for row in rows}
-    for first in (report[0] for report in reports.values() if "logp" in report[0]["signals"]):
-        for row, logp_A in zip(first["trained"], token_signal(first, "logp"), strict=True):
-            if row.uid not in fresh:  # sampled by the weights of an earlier round
-                continue
-            start = 0
-            for segment in row.answer:
-                stop = start + len(segment.ids)
-                if segment.source == "policy" and segment.logp is not None and stop > start:
-                    worst = max(worst, float(np.abs(logp_A[start:stop] - segment.logp).max()))
-                start = stop
+    for first in (report[0] for report in reports.values()):
+        for stream in (name for name, found in first["signals"].items() if "logp" in found):
+            logp_NA = action_signals(first, stream)["logp"]
+            for row, logp_A in zip(first["trained"], logp_NA, strict=True):
+                if row.uid in fresh:  # others were sampled by the weights of an earlier round
+                    said = _sampled_logp(row, stream)
+                    gap = np.abs(logp_A[: len(said)] - said)
+                    worst = max(worst, float(np.max(gap, initial=0.0, where=np.isfinite(said))))
     return worst
 
 
-def token_signal(report: Mapping[str, Any], name: str) -> np.ndarray:
-    """One of an update's per-token arrays as `[rows of the update, A]`, in their order."""
-    signal_KNA = np.asarray(report["signals"][name])
-    return signal_KNA.reshape(-1, signal_KNA.shape[-1])[: len(report["trained"])]
+def _sampled_logp(row: Row, stream: str) -> np.ndarray:
+    """What the sampler said of each action of a row, NaN where it said nothing."""
+    if stream != "text":
+        own = row.actions.get(stream)
+        if own is None or own.logp is None:
+            return np.zeros(0)
+        return np.where(own.mask, own.logp, np.nan)
+    parts = [
+        s.logp if s.source == "policy" and s.logp is not None else np.full(len(s.ids), np.nan)
+        for s in row.answer
+    ]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def action_signals(report: Mapping[str, Any], stream: str) -> dict[str, np.ndarray]:
+    """An update's arrays per action of one stream as `[rows of the update, A]`, in their order."""
+    flat = {n: np.asarray(x_KNA) for n, x_KNA in report["signals"][stream].items()}
+    count = len(report["trained"])
+    return {n: x_KNA.reshape(-1, x_KNA.shape[-1])[:count] for n, x_KNA in flat.items()}

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.keys import row_keys, uid_words
 from jaxevo.models import decoder
 from jaxevo.sampling.stops import MATCHED
 from jaxevo.sampling.truncation import kept_mask
@@ -231,19 +232,6 @@ def generate(
     return jax.lax.while_loop(unfinished, advance, state).out
 
 
-def row_keys(run_key: Array, uids_N: Sequence[int]) -> Array:
-    """A key per row, from the run's key and the row's uid (an int64, folded in as two words)."""
-    uids = np.asarray(uids_N, np.uint64)
-    words = (uids >> np.uint64(32)).astype(np.uint32), uids.astype(np.uint32)
-    return _fold_words(run_key, *jax.device_put(words))
-
-
-@jax.jit
-def _fold_words(run_key: Array, high_N: Array, low_N: Array) -> Array:
-    keys_N = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(run_key, high_N)
-    return jax.vmap(jax.random.fold_in)(keys_N, low_N)
-
-
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """A decoder with a tokenizer's stops, ready to draw from any parameter set of its shape.
@@ -292,8 +280,9 @@ class Sampler:
         eos_V[list(self.eos_ids)] = True
         allowed_N = np.zeros(P * samples, np.int32)  # rows of padding are done before they begin
         allowed_N[:N] = new_tokens if limit_N is None else np.minimum(limit_N, new_tokens)
+        uid_N2 = jax.device_put(uid_words([*uids, *(0,) * (P * samples - N)]))
         draw = _Draw(
-            row_keys_N=row_keys(key, [*uids, *(0,) * (P * samples - N)]),
+            row_keys_N=row_keys(key, uid_N2),
             length_N=np.repeat(length_P, samples),
             limit_N=allowed_N,
             eos_V=eos_V,

@@ -24,6 +24,7 @@ def a_batch():
         episode_N=np.zeros(n, np.int32),
         turn_N=np.zeros(n, np.int32),
         role_N=np.zeros(n, np.int32),
+        uid_N2=np.zeros((n, 2), np.uint32),
         real_N=np.array([1, 1, 1, 1, 0], bool),
         temperature=np.float32(1),
     )

@@ -197,3 +197,28 @@ def test_an_advantage_per_row_is_spread_over_its_tokens():
         np.testing.assert_array_equal(loss(row), loss(whole))
         with pytest.raises(ValueError, match=r"advantages have shape \(3,\), but log-probs"):
             loss(row[:, 0])
+
+
+def test_a_sequence_has_one_ratio_the_mean_of_its_log_ratios():
+    """GSPO: s_i = exp(mean_t(l - l_old)); on a row of log ratios (.3, -.1, .4) s = e^.2, and with
+    a clip of .1 from above the loss of a positive advantage stops at 1.1."""
+    old_NA = np.array([[-1.0, -2.0, -0.5, -9.0], [-1.0, -1.0, -1.0, -1.0]], np.float32)
+    gap_NA = np.array([[0.3, -0.1, 0.4, 5.0], [-0.2, 0.1, -0.1, -0.2]], np.float32)
+    mask_NA = np.array([[1, 1, 1, 0], [1, 1, 1, 1]], bool)
+    advantage_NA = np.array([[2.0], [-1.0]], np.float32)
+
+    def loss(logp_NA, clip=10.0):
+        return clipped_surrogate(
+            logp_NA, old_NA, advantage_NA, clip_low=0.05, clip_high=clip, level="sequence",
+            mask_NA=mask_NA,
+        )  # fmt: skip
+
+    got = loss(old_NA + gap_NA)
+    np.testing.assert_allclose(got[0], [-2 * np.exp(0.2)] * 3 + [0], rtol=1e-6)
+    np.testing.assert_allclose(got[1], [0.95] * 4, rtol=1e-6)  # e^-.1 < .95, and A < 0: clipped
+    np.testing.assert_allclose(loss(old_NA + gap_NA, clip=0.1)[0, :3], [-2.2] * 3, rtol=1e-6)
+    # the gradient of the row's mean loss is the token form's: -A s / length at every token
+    slope = jax.grad(lambda x: loss(x)[0, :3].mean())(old_NA + gap_NA)
+    np.testing.assert_allclose(slope[0], [-2 * np.exp(0.2) / 3] * 3 + [0], rtol=1e-5)
+    with pytest.raises(ValueError, match='level must be "token" or "sequence"'):
+        clipped_surrogate(old_NA, old_NA, advantage_NA, level="row")

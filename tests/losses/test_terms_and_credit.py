@@ -45,6 +45,7 @@ def a_batch(*, kept=KEPT, known=(True, True, True, False)):
         episode_N=n,
         turn_N=n,
         role_N=n,
+        uid_N2=np.zeros((N, 2), np.uint32),
         real_N=REAL,
         temperature=np.float32(0.8),
         present={"reference": REAL, "teacher": np.array([1, 0, 1, 0], bool)},
@@ -184,7 +185,7 @@ def test_a_stream_that_was_not_computed_is_named(term):
 # ---------------------------------------------------------------------------- credit
 def test_broadcast_gives_every_token_its_rows_advantage():
     now, frozen = streams()
-    credit = broadcast(a_batch(), now, frozen, truncation="ignore")
+    credit = broadcast(a_batch(), now, frozen, truncation="ignore")["text"]
     assert list(credit) == ["advantage"]
     assert_array_equal(credit["advantage"], np.where(MASK, spread(ADVANTAGE), 0))
 
@@ -205,10 +206,10 @@ def test_broadcast_gives_every_token_its_rows_advantage():
 def test_weights_by_correction_and_truncation(correction, truncation, want):
     now, frozen = streams()
     options = {"correction": correction, "truncation": truncation}
-    weight = broadcast(a_batch(), now, frozen, cap=50.0, **options)["weight"]
+    weight = broadcast(a_batch(), now, frozen, cap=50.0, **options)["text"]["weight"]
     assert_allclose(weight, np.where(MASK, want, 1), rtol=1e-5)
     if correction != "none":
-        capped = broadcast(a_batch(), now, frozen, cap=1.01, **options)["weight"]
+        capped = broadcast(a_batch(), now, frozen, cap=1.01, **options)["text"]["weight"]
         assert_allclose(capped, np.minimum(weight, 1.01), rtol=1e-6)
         behaviour = FULL if truncation == "ignore" else FULL - KEPT
         direct = importance_weight(OLD, behaviour, MASK, level=correction, cap=1.01)
@@ -219,7 +220,8 @@ def test_weights_are_one_at_equal_weights_when_truncation_is_ignored():
     now, frozen = streams()
     frozen["old"] = {"text": Stream(FULL, MASK)}
     for correction in ("token", "sequence"):
-        credit = broadcast(a_batch(), now, frozen, correction=correction, truncation="ignore")
+        options = {"correction": correction, "truncation": "ignore"}
+        credit = broadcast(a_batch(), now, frozen, **options)["text"]
         # behaviour + log kept gives the log-prob back to an ulp of float32, summed over a row
         assert_allclose(credit["weight"], np.ones((N, A)), rtol=2e-6)
 
@@ -230,7 +232,7 @@ def test_unknown_rows_get_weight_one():
     answers = batch.answers["text"]
     answers.behaviour_NA[0] = np.nan
     for correction in ("none", "token", "sequence"):
-        weight = np.asarray(broadcast(batch, now, frozen, correction=correction)["weight"])
+        weight = np.asarray(broadcast(batch, now, frozen, correction=correction)["text"]["weight"])
         assert_array_equal(weight[0], np.ones(A))
         assert (weight[2, :2] != 1).all()
 
@@ -241,7 +243,7 @@ def test_credit_has_no_gradient():
     def total(advantage, old):
         batch = dataclasses.replace(a_batch(), advantage_N=advantage)
         frozen["old"] = {"text": Stream(old, MASK)}
-        credit = broadcast(batch, now, frozen, correction="token")
+        credit = broadcast(batch, now, frozen, correction="token")["text"]
         return sum(jnp.sum(x) for x in credit.values())
 
     for grad in jax.grad(total, argnums=(0, 1))(ADVANTAGE, OLD):
@@ -311,7 +313,7 @@ def test_micro_batches_padding_and_garbage_leave_the_whole_loss_unchanged():
             "old": {"text": Stream(dirty(take(OLD)), mask)},
             "reference": {"text": Stream(dirty(take(FULL)), mask)},
         }
-        credit = broadcast(batch, now, frozen, correction="token")
+        credit = broadcast(batch, now, frozen, correction="token")["text"]
         return (
             token_mean(*policy_gradient(now, frozen, credit, batch)),
             token_mean(*reference_kl(now, frozen, credit, batch)),

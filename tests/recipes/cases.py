@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxevo.recipes.alphagrpo import alphagrpo
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
@@ -35,5 +36,9 @@ CASES = (
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2,
+    ), updates=6),
+    Case("alphagrpo", lambda: alphagrpo(
+        learning_rate=1e-3, steps=6, window_steps=3, window_end=5, flow_width=8, flow_clip=0.2,
+        epochs=2,
     ), updates=6),
 )  # fmt: skip

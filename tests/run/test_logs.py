@@ -1,5 +1,6 @@
 """Records of rows, the files of a run folder, and resuming in it."""
 
+import dataclasses
 import json
 import math
 import struct
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from jaxevo.models.tokenizer import HFTokenizer
 from jaxevo.run.logs import RunLog, read_jsonl, rollout_record, token_texts
-from jaxevo.types import Row, Segment, Task, row_uid
+from jaxevo.types import Actions, Row, Segment, Task, row_uid
 
 
 def byte_tokenizer() -> HFTokenizer:
@@ -73,18 +74,34 @@ def test_record_says_what_was_sampled_and_by_whom():
     assert json.loads(json.dumps(made, allow_nan=False)) == made
 
 
-def test_one_advantage_stands_at_the_sampled_tokens_and_a_padded_array_is_cut():
+def test_the_advantage_stands_by_itself_and_a_padded_array_is_cut():
     assert record()["advantage"] is None
-    assert record(advantage=-0.5)["advantage"] == [-0.5, -0.5, None, -0.5]
     padded = jnp.array([1.0, 2.0, 0.0, 3.0, 7.0, 7.0])
-    assert record(advantage=padded)["advantage"] == [1.0, 2.0, 0.0, 3.0]
+    made = record(signals={"text": {"advantage": padded}})
+    assert made["advantage"] == [1.0, 2.0, 0.0, 3.0]
+    assert made["signals"].keys() == {"entropy"}
+
+
+def test_actions_of_other_streams_are_shown_beside_the_text():
+    moves = Actions(
+        {"to": np.array([[1.0, 2.0], [3.0, 4.000001]])}, np.array([True, False]), np.array([-1, 0])
+    )
+    signals = {"flow": {"advantage": np.array([0.5, 0.0, 9.0])}}
+    row = dataclasses.replace(tool_row(), actions={"flow": moves})
+    made = record(row=row, signals=signals)
+    assert made["actions"]["flow"] == {
+        "mask": [1, 0],
+        "advantage": [0.5, 0.0],
+        "logp": [-1.0, 0.0],
+        "data": {"to": [[1.0, 2.0], [3.0, 4.0]]},
+    }
 
 
 def test_signals_are_cut_rounded_and_freed_of_nan():
-    made = record(signals={"gap": np.array([0.123456, np.nan, np.inf, 1, 9])})
+    made = record(signals={"text": {"gap": np.array([0.123456, np.nan, np.inf, 1, 9])}})
     assert made["signals"]["gap"] == [0.12346, None, None, 1.0]
     with pytest.raises(ValueError, match=r"gap has shape \(2,\).*4 tokens"):
-        record(signals={"gap": np.zeros(2)})
+        record(signals={"text": {"gap": np.zeros(2)}})
 
 
 def test_each_token_is_decoded_on_its_own():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxevo.sampling.sampler import Sampling, draw_token, row_keys
+from jaxevo.keys import row_keys, uid_words
+from jaxevo.sampling.sampler import Sampling, draw_token
 from jaxevo.sampling.stops import MATCHED, stop_table
 from jaxevo.sampling.truncation import kept_mask
 from jaxevo.types import row_uid
@@ -89,9 +90,9 @@ def test_special_tokens_keep_the_state_and_empty_stops_are_refused():
 
 def test_row_keys_use_both_words_of_the_uid():
     uids = [row_uid(0, 0, 0, 1), row_uid(0, 0, 1, 0), row_uid(5, 0, 0, 1), row_uid(5, 1, 0, 1)]
-    keys = jax.random.key_data(row_keys(jax.random.key(0), uids))
+    keys = jax.random.key_data(row_keys(jax.random.key(0), uid_words(uids)))
     assert len(np.unique(np.asarray(keys), axis=0)) == len(uids)
-    again = jax.random.key_data(row_keys(jax.random.key(0), uids[2:3]))
+    again = jax.random.key_data(row_keys(jax.random.key(0), uid_words(uids[2:3])))
     np.testing.assert_array_equal(keys[2:3], again)
     with pytest.raises(ValueError, match="sample index 16384 does not fit into 14 bits"):
         row_uid(0, 0, 0, 2**14)

@@ -1,0 +1,95 @@
+"""AlphaGRPO: one advantage for what is thought and what is drawn (arXiv 2605.12495)."""
+
+from __future__ import annotations
+
+from jaxevo.advantages import group_advantage
+from jaxevo.collect.acting import think_then_act, think_then_act_sizes
+from jaxevo.envs.scene import scene_reward
+from jaxevo.heads import with_flow_head
+from jaxevo.losses.credit import broadcast, refuse_uncorrectable
+from jaxevo.losses.reduce import reducer
+from jaxevo.losses.terms import policy_gradient
+from jaxevo.optimizers import adamw
+from jaxevo.types import Objective, ParamSet, Recipe, Term, bind
+
+STREAMS = ("text", "flow")
+
+
+def alphagrpo(
+    *,
+    learning_rate: float = 5e-5,
+    weight_decay: float = 1e-4,
+    max_grad_norm: float = 1.0,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    flow_clip: float = 1e-5,
+    text_weight: float = 0.1,
+    flow_weight: float = 1.0,
+    steps: int = 16,
+    window_steps: int = 10,
+    window_end: int = 11,
+    noise: float = 0.7,
+    flow_width: int = 64,
+    epochs: int = 1,
+) -> Recipe:
+    """Thinks in words, then draws by a flow; one group advantage teaches both.
+
+    A_i = (R_i - mean of the problem) / (std of the batch + 1e-4). Words: the clipped surrogate of
+    s_i = exp(mean_t(l - l_old)). Drawing: that of r_j = exp(l_j - l_old_j) at each step j of the
+    window, summed over j; l_j is the exact log-density of the Gaussian step (`jaxevo.flow`).
+
+    Differs from the paper: the drawing is a point in the plane, judged exactly (`envs.scene`);
+    l_j sums over its numbers instead of averaging; no guidance, no clipping of advantages, no
+    second stage of reflection.
+
+    Args:
+      learning_rate: AdamW step size per update.
+      weight_decay: decoupled weight decay per update, times the rate.
+      max_grad_norm: longest gradient before clipping, in the global 2-norm.
+      clip_low: how far the sequence ratio may fall below 1 before its gradient stops.
+      clip_high: how far the sequence ratio may rise above 1 before its gradient stops.
+      flow_clip: how far a step's ratio may leave 1 before its gradient stops.
+      text_weight: coefficient of the words' loss, 0 for none; the paper: 1 / window_steps.
+      flow_weight: coefficient of the drawing's loss, 0 for none.
+      steps: steps from noise to drawing.
+      window_steps: steps in a row that are drawn at random and learnt from.
+      window_end: step before which that window ends.
+      noise: noise level of those steps.
+      flow_width: hidden units of the velocity's layers.
+      epochs: passes over each round's rows.
+
+    References:
+      arXiv 2605.12495 and its official code.
+    """
+    words = bind(policy_gradient, clip_low=clip_low, clip_high=clip_high, level="sequence")
+    drawing = bind(policy_gradient, clip_low=flow_clip, clip_high=flow_clip)
+    terms = (
+        Term("text", words, text_weight, reducer("seq_mean_token_mean")),
+        Term("flow", drawing, flow_weight, reducer("seq_mean_token_sum"), stream="flow"),
+    )
+    objective = Objective(
+        name="policy",
+        advantage=bind(group_advantage, scale="batch", epsilon=1e-4),
+        credit=bind(broadcast, streams=STREAMS),
+        terms=tuple(term for term in terms if term.weight),
+        reduce=reducer("seq_mean_token_mean"),
+        optimizer=bind(
+            adamw,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            max_grad_norm=max_grad_norm,
+        ),
+        epochs=epochs,
+        check=bind(refuse_uncorrectable, streams=STREAMS),
+    )
+    wave = bind(
+        think_then_act,
+        like=objective,
+        judge=bind(scene_reward),
+        steps=steps,
+        window=(window_steps, window_end),
+        noise=noise,
+    )
+    policy = ParamSet("policy", init=bind(with_flow_head, width=flow_width))
+    sizes = bind(think_then_act_sizes)
+    return Recipe("alphagrpo", wave, (objective,), params=(policy,), sizes=sizes)
