@@ -18,6 +18,7 @@ COMMANDS = {
     "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
     "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
     "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
+    "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),
     "report": ("jaxevo.run.commands", "report", "write report.html of a run folder"),
     "demo": ("jaxevo.run.commands", "demo", "a model teaches itself sums, in minutes"),
     "pretrain-toy": ("jaxevo.run.commands", "pretrain_toy", "make the character-level toy model"),

@@ -9,6 +9,7 @@ from cases import CASES
 
 from jaxevo import step
 from jaxevo.collect.pack import prepare, stack
+from jaxevo.recipes import recipe_names
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.types import OWN
 
@@ -121,6 +122,10 @@ def test_a_bad_gradient_changes_nothing_and_is_counted(case, start):
         after = jax.device_get((state.params, state.optimizer))
         jax.tree.map(np.testing.assert_array_equal, before, after)
         run = dataclasses.replace(run, state=state)  # the first state's arrays were donated
+
+
+def test_every_recipe_has_a_row():
+    assert {case.make().name for case in CASES} == set(recipe_names())
 
 
 def test_an_all_zero_advantage_batch_is_a_legal_step_without_a_gradient(start):

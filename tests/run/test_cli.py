@@ -17,7 +17,7 @@ from jaxevo.run.options import RunOptions
     ("line", "says"),
     [
         ("fly", "unknown command 'fly'; choose one of train, eval"),
-        ("train grpp", "unknown recipe 'grpp'; choose one of grpo"),
+        ("train grpp", "unknown recipe 'grpp'; choose one of "),
         ("train grpo --rounds 0", "--rounds is 0, but must be at least 1"),
         ("train grpo --rounds x", "--rounds"),
         ("train grpo --temperature 0", "--temperature is 0.0, but training needs a value above 0"),
