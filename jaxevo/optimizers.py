@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+
 import optax
 
 from jaxevo.types import Array, Params
@@ -16,6 +19,7 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     epsilon: float = 1e-8,
+    factors: tuple[tuple[str, float], ...] = (),
 ) -> optax.GradientTransformation:
     """AdamW after clipping by the global norm; the rate rises linearly over the warm-up updates.
 
@@ -27,15 +31,27 @@ def adamw(
       b1: decay of the first moment.
       b2: decay of the second moment.
       epsilon: added to the root of the second moment.
+      factors: (name, factor) of top-level sub-trees whose steps are that many times as long: a
+        head that begins at 0 has a longer way to go than a trained model.
     """
     rate = learning_rate
     if warmup_updates:
         first = learning_rate / warmup_updates
         rate = optax.linear_schedule(first, learning_rate, max(warmup_updates - 1, 1))
     step = optax.adamw(rate, b1=b1, b2=b2, eps=epsilon, weight_decay=weight_decay)
-    if max_grad_norm is None:
-        return step
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)
+    parts = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
+    parts.append(step)
+    if factors:
+        parts.append(optax.stateless(functools.partial(_stretched, dict(factors))))
+    return optax.chain(*parts) if len(parts) > 1 else step
+
+
+def _stretched(
+    factors: Mapping[str, float], changes: Mapping[str, Params], params: Params
+) -> dict[str, Params]:
+    del params
+    scale = optax.tree_utils.tree_scale
+    return {name: scale(factors.get(name, 1.0), part) for name, part in changes.items()}
 
 
 def adam_moments(state: optax.OptState) -> tuple[Params, Array]:

@@ -29,7 +29,7 @@ def alphagrpo(
     window_steps: int = 10,
     window_end: int = 11,
     noise: float = 0.7,
-    flow_width: int = 64,
+    flow_rate: float = 1.0,
     epochs: int = 1,
 ) -> Recipe:
     """Thinks in words, then draws by a flow; one group advantage teaches both.
@@ -55,7 +55,7 @@ def alphagrpo(
       window_steps: steps in a row that are drawn at random and learnt from.
       window_end: step before which that window ends.
       noise: noise level of those steps.
-      flow_width: hidden units of the velocity's layers.
+      flow_rate: factor on the learning rate of the velocity's layers, which begin untrained.
       epochs: passes over each round's rows.
 
     References:
@@ -63,21 +63,23 @@ def alphagrpo(
     """
     words = bind(policy_gradient, clip_low=clip_low, clip_high=clip_high, level="sequence")
     drawing = bind(policy_gradient, clip_low=flow_clip, clip_high=flow_clip)
+    per_row, per_step = reducer("seq_mean_token_mean"), reducer("seq_mean_token_sum")
     terms = (
-        Term("text", words, text_weight, reducer("seq_mean_token_mean")),
-        Term("flow", drawing, flow_weight, reducer("seq_mean_token_sum"), stream="flow"),
+        Term("text", words, text_weight, per_row),
+        Term("flow", drawing, flow_weight, per_step, stream="flow"),
     )
     objective = Objective(
         name="policy",
         advantage=bind(group_advantage, scale="batch", epsilon=1e-4),
         credit=bind(broadcast, streams=STREAMS),
         terms=tuple(term for term in terms if term.weight),
-        reduce=reducer("seq_mean_token_mean"),
+        reduce=per_row,
         optimizer=bind(
             adamw,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
+            factors=(("flow", flow_rate),),
         ),
         epochs=epochs,
         check=bind(refuse_uncorrectable, streams=STREAMS),
@@ -90,6 +92,5 @@ def alphagrpo(
         window=(window_steps, window_end),
         noise=noise,
     )
-    policy = ParamSet("policy", init=bind(with_flow_head, width=flow_width))
-    sizes = bind(think_then_act_sizes)
-    return Recipe("alphagrpo", wave, (objective,), params=(policy,), sizes=sizes)
+    params = (ParamSet("policy", init=bind(with_flow_head)),)
+    return Recipe("alphagrpo", wave, (objective,), params, sizes=bind(think_then_act_sizes))

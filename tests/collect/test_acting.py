@@ -20,7 +20,7 @@ NOISY = (False, True, True, False)
 
 @pytest.fixture(scope="module")
 def run(tiny_model):
-    recipe = alphagrpo(steps=4, window_steps=2, window_end=4, flow_width=8)
+    recipe = alphagrpo(steps=4, window_steps=2, window_end=4)
     run = build_run(recipe, OPTIONS, model=tiny_model)
     last = jax.random.normal(jax.random.key(1), run.state.params["policy"]["flow"]["w3"].shape)
     run.state.params["policy"]["flow"]["w3"] = last  # a head that says something

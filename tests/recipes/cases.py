@@ -38,7 +38,7 @@ CASES = (
         snapshot_rounds=2,
     ), updates=6),
     Case("alphagrpo", lambda: alphagrpo(
-        learning_rate=1e-3, steps=6, window_steps=3, window_end=5, flow_width=8, flow_clip=0.2,
+        learning_rate=1e-3, steps=6, window_steps=3, window_end=5, flow_clip=0.2,
         epochs=2,
     ), updates=6),
 )  # fmt: skip
