@@ -90,7 +90,7 @@ def test_shares_of_a_batch():
     texts = ["7+8=", "6*9=", "7+8=", "", "4-1=", "7+8=", ""]
     np.testing.assert_allclose(repeated(texts), np.array([3, 1, 3, 2, 1, 3, 2]) / 7, rtol=1e-12)
     assert repeated([]).shape == (0,)
-    near = ["the sum of two odd numbers".split(), "the sum of two even numbers".split()]
+    near = [f"the sum of two {kind} numbers".split() for kind in ("odd", "even")]
     # 5/6 words, 3/5 pairs, 2/4 triples, 1/3 fours
     assert bleu(*near) == pytest.approx((5 / 6 * 3 / 5 * 2 / 4 / 3) ** 0.25, rel=1e-12)
     assert repeated(near).tolist() == [1, 1]
