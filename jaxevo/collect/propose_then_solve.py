@@ -207,23 +207,41 @@ def solve(
     if written and renew(state.counters):
         new = write(lab, written, samples=1, question_tokens=question_tokens, params=writer)
         memory = mixed(new)
-    wanted, kept = lab.config.prompts, []
-    asked: list[Row] = []
+    kept, asked = draw_until(
+        lab, memory, oversample=oversample, band=band, draws=draws, params=params
+    )
+    return {params: [row for group in kept for row in group], "asked": asked, "written": new}
+
+
+def draw_until(
+    lab: Lab,
+    memory: Questions,
+    *,
+    oversample: int,
+    band: tuple[float, float],
+    draws: int,
+    params: str,
+) -> tuple[list[list[Row]], list[Row]]:
+    """The first P groups of voted answers that lie in the band, and all answers that it took.
+
+    Raises:
+      ValueError: when the draws do not give P.
+    """
+    wanted = lab.config.prompts
+    count = wanted * oversample
+    kept, asked = [], []
     for draw in range(draws):
-        tasks = next_problems(lab, memory, wanted * oversample, skip=draw * wanted * oversample)
+        tasks = next_problems(lab, memory, count, skip=draw * count)
         rows = voted(lab, lab.sample(tasks, params=params))
         asked += rows
         kept += [group for group in by_group(rows) if _in_band(group, *band)]
         if len(kept) >= wanted:
-            break
-    else:
-        raise ValueError(
-            f"{draws} draws of {wanted * oversample} questions gave {len(kept)} of {wanted} whose "
-            f"mean reward lies in {list(band)}: others' answers agree too well or too little. "
-            "Widen the band, ask more questions per draw, or end the run here."
-        )
-    chosen = [row for group in kept[:wanted] for row in group]
-    return {params: chosen, "asked": asked, "written": new}
+            return kept[:wanted], asked
+    raise ValueError(
+        f"{draws} draws of {count} questions gave {len(kept)} of {wanted} whose mean reward lies "
+        f"in {list(band)}: the answers to the others agree too well or too little. Widen the band, "
+        "ask more questions per draw, or end the run here."
+    )
 
 
 def _in_band(group: Sequence[Row], low: float, high: float) -> bool:

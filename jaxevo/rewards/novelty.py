@@ -62,10 +62,9 @@ def skeleton_ratio(left: str, right: str) -> float:
     Mathematics stands between dollars, \\(...\\) or \\[...\\]; where one text has none, both are
     taken whole.
     """
-    parts = [" ".join("".join(found) for found in _MATH.findall(text)) for text in (left, right)]
-    if not all(parts):
-        parts = [left, right]
-    return difflib.SequenceMatcher(None, *map(_skeleton, parts)).ratio()
+    parts = _mathematics(left), _mathematics(right)
+    one, other = parts if all(parts) else (left, right)
+    return difflib.SequenceMatcher(None, _skeleton(one), _skeleton(other)).ratio()
 
 
 def word_overlap(left: str, right: str) -> float:
@@ -77,6 +76,10 @@ def word_overlap(left: str, right: str) -> float:
 
 def _clean(text: str) -> str:
     return _DROPPED.sub("", " ".join(text.lower().split())).strip()
+
+
+def _mathematics(text: str) -> str:
+    return " ".join("".join(found) for found in _MATH.findall(text))
 
 
 def _skeleton(text: str) -> str:
