@@ -66,6 +66,8 @@ def learn(
     ]
     if objective.reset is not None and objective.reset(state.counters):
         fresh = new_optimizer(state.params[objective.trains], objective=objective)
+        where = jax.tree.map(lambda x: x.sharding, state.optimizer[objective.name])
+        fresh = jax.device_put(fresh, where)  # another placement would compile the update anew
         state = state.replace(optimizer={**state.optimizer, objective.name: fresh})
     if objective.updates > 1:
         table = with_old(table, objective, learner, state)

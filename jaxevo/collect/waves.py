@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab
+from jaxevo.rewards.integer import last_number
+from jaxevo.rewards.vote import agreement, majority
 from jaxevo.types import Row, TrainState
 
 
@@ -14,3 +18,31 @@ def single_turn(
     """P problems, G answers each, verified: the experience of one objective."""
     del state, memory
     return {objective: lab.verify(lab.sample(lab.tasks()))}
+
+
+def voted(lab: Lab, rows: Sequence[Row]) -> list[Row]:
+    """Rewards each row for agreeing with the majority of its group (part `vote`, 0 or 1).
+
+    What a row answers is its last number; `info["majority"]` is the group's.
+    """
+    judged = []
+    for group in by_group(rows):
+        answers = read_answers(lab, group)
+        winner = majority(answers)
+        for row, reward in zip(group, agreement(answers).tolist(), strict=True):
+            info = {**row.info, "majority": winner}
+            judged.append(dataclasses.replace(row, rewards={"vote": reward}, info=info))
+    return lab.record(judged)
+
+
+def read_answers(lab: Lab, rows: Sequence[Row]) -> list[str]:
+    """The last number of each row's answer, "" where there is none."""
+    return [last_number(lab.answer_text(row)) for row in rows]
+
+
+def by_group(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of each group, in the order of first appearance."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())

@@ -3,13 +3,24 @@
 from jaxevo.rewards.control import random_reward
 from jaxevo.rewards.decomposed import decomposed
 from jaxevo.rewards.exact import exact_match
-from jaxevo.rewards.integer import last_integer, numbers, strict_integer
+from jaxevo.rewards.integer import last_integer, last_number, numbers, strict_integer
+from jaxevo.rewards.novelty import copied
+from jaxevo.rewards.repetition import repeated
+from jaxevo.rewards.vote import agreement, bell, consistency, majority, undecided
 
 __all__ = [
+    "agreement",
+    "bell",
+    "consistency",
+    "copied",
     "decomposed",
     "exact_match",
     "last_integer",
+    "last_number",
+    "majority",
     "numbers",
     "random_reward",
+    "repeated",
     "strict_integer",
+    "undecided",
 ]

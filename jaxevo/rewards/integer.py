@@ -7,6 +7,7 @@ and a model may well write one.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 
 from jaxevo.types import Task, Verdict
@@ -30,6 +31,11 @@ def numbers(text: str) -> Iterator[str]:
     ['7', '-1234.5', '3', '5', '-2']
     """
     return map(_shortest, _NUMBER.finditer(text))
+
+
+def last_number(text: str) -> str:
+    """The last of `numbers`, "" when there is none: what a text answers, for comparing answers."""
+    return next(iter(deque(numbers(text), maxlen=1)), "")
 
 
 def last_integer(task: Task, text: str) -> Verdict:

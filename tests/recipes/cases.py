@@ -8,6 +8,7 @@ from jaxevo.recipes.alphagrpo import alphagrpo
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
+from jaxevo.recipes.ttcs import ttcs
 from jaxevo.types import Recipe
 
 
@@ -41,4 +42,8 @@ CASES = (
         learning_rate=1e-3, steps=6, window_steps=3, window_end=5, flow_clip=0.2,
         epochs=2,
     ), updates=6),
+    Case("ttcs", lambda: ttcs(
+        learning_rate=1e-3, synthesizer_rounds=1, solver_rounds=1, minibatches=(2, 2),
+        references=4, variants=16, votes=3, written=8, question_tokens=9, oversample=2,
+    ), updates=6, run={"max_new_tokens": 8}),
 )  # fmt: skip

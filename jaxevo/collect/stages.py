@@ -1,0 +1,55 @@
+"""Rounds in stages that take turns: the first so many rounds are one wave's, the next another's."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+from jaxevo.collect.lab import Lab
+from jaxevo.types import Bound, Counters, Row, TrainState
+
+Schedule: TypeAlias = tuple[tuple[str, int], ...]  # names of stages and their numbers of rounds
+
+
+def stage_of(counters: Counters, *, schedule: Schedule) -> tuple[str, int]:
+    """The stage of a round and which of the stage's rounds it is, from 0.
+
+    Stages follow each other, and after the last one the first comes again; a stage of 0 rounds is
+    left out.
+
+    Raises:
+      ValueError: a schedule without rounds, or with fewer than 0.
+    """
+    lengths = [rounds for _, rounds in schedule]
+    if sum(lengths) < 1 or min(lengths) < 0:
+        raise ValueError(f"a schedule needs stages of at least 0 rounds, and a round; {schedule}.")
+    round_of_cycle, ends = counters["round"] % sum(lengths), list(accumulate(lengths))
+    stage = bisect.bisect_right(ends, round_of_cycle)
+    return schedule[stage][0], round_of_cycle - ends[stage] + lengths[stage]
+
+
+def begins(counters: Counters, *, schedule: Schedule, stage: str) -> bool:
+    """True in the first round of each turn of a stage: an `Objective.reset`."""
+    return stage_of(counters, schedule=schedule) == (stage, 0)
+
+
+def take_turns(
+    lab: Lab,
+    state: TrainState,
+    memory: Any,
+    *,
+    schedule: Schedule,
+    waves: tuple[Bound, ...],
+) -> Mapping[str, list[Row]]:
+    """The experience of the stage that has its turn.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      schedule: names and rounds of the stages.
+      waves: for each stage `(lab, state, memory) -> experience`.
+    """
+    stage, _ = stage_of(state.counters, schedule=schedule)
+    names = [name for name, _ in schedule]
+    return waves[names.index(stage)](lab, state, memory)
