@@ -1,7 +1,7 @@
 """A drawing so small that it can be judged exactly: one point in the plane.
 
-A problem's number names a quadrant by its remainder modulo 4; the policy writes the number and then
-draws a point. Two questions are about what was asked for (is the point on the right side along x,
+A problem's number names a quadrant: even ones lie on the right, those from 10 on above. The policy
+writes the number and then draws a point. Two questions are about what was asked for (is the point on the right side along x,
 along y), one about how well it was thought out (is the number right).
 """
 
@@ -18,8 +18,8 @@ SURE = 0.95  # probability that the judge gives to a right text
 
 
 def quadrant(number: int) -> tuple[int, int]:
-    """Signs along x and y: 0 (+, +), 1 (-, +), 2 (+, -), 3 (-, -) by the remainder modulo 4."""
-    return 1 - 2 * (number % 2), 1 - 2 * (number // 2 % 2)
+    """Signs along x (+ for even numbers) and y (+ for numbers from 10 on)."""
+    return 1 - 2 * (number % 2), 1 if number >= 10 else -1
 
 
 def questions(

@@ -5,7 +5,7 @@ from jaxevo.envs.scene import quadrant, questions, scene_reward
 from jaxevo.rewards import decomposed
 from jaxevo.types import Message, Task
 
-SUM = Task("7+8", (Message("user", "7+8="),), "15")  # 15 mod 4 = 3: both signs negative
+SUM = Task("7+8", (Message("user", "7+8="),), "15")  # odd: left; from 10 on: above
 
 
 def test_the_worked_number():
@@ -18,14 +18,13 @@ def test_a_group_without_questions_is_refused():
 
 
 def test_every_quadrant_has_its_number():
-    assert [quadrant(n) for n in range(4)] == [(1, 1), (-1, 1), (1, -1), (-1, -1)]
-    assert quadrant(15) == quadrant(3)
+    assert [quadrant(n) for n in (4, 9, 10, 15)] == [(1, -1), (-1, -1), (1, 1), (-1, 1)]
 
 
 def test_near_misses_lie_strictly_between_all_wrong_and_all_right():
-    right, left = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+    right, left = np.array([-1.0, 1.0]), np.array([1.0, -1.0])
     best, worst = scene_reward(SUM, "15", right), scene_reward(SUM, "14", left)
-    for text, point in (("14", right), ("15", np.array([1.0, -1.0])), ("15", left)):
+    for text, point in (("14", right), ("15", np.array([1.0, 1.0])), ("15", left)):
         assert worst < scene_reward(SUM, text, point) < best
     (x, y), (number,) = questions(SUM, "15", np.array([-0.5, 0.0]))
     assert x == pytest.approx(1 / (1 + np.exp(-2 * 2.0 * 0.5)))
