@@ -5,6 +5,9 @@ agree) and guesses at products; as a writer it asks for all three alike. Two arm
 alone, with and without the penalty for repetition, against that solver. Two more train the solver
 on sums without labels: writer and solver in turns, and majority votes alone (TTRL) for as many
 sampled tokens.
+
+Found on seeds 0, 1, 2: the first part of the claim holds; the second fails on seed 0, the third on
+seed 1. Votes only are better on the test questions, turns on other sums.
 """
 
 from __future__ import annotations

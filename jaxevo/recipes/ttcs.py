@@ -37,7 +37,7 @@ def ttcs(
     agree, f > 0 marks a near copy, pen is the share of the batch that is like it (BLEU clusters).
     The solver gets 1[answer = majority] on P questions, problems or written, inside the band.
 
-    Differs from the paper: answers compare by their last number; all tokens vote; no shuffling.
+    Differs from the paper: answers compare by last number; voters sample all tokens; no shuffling.
 
     Args:
       learning_rate: AdamW step size per update; each stage starts with a fresh optimizer.
