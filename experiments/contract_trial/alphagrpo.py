@@ -1,9 +1,9 @@
 """Thinking and drawing under one reward: `python -m experiments.contract_trial.alphagrpo`.
 
-The toy answers a one-digit sum and then draws a point, whose quadrant the sum names; the reward is √(right sides · right sum) of a soft judge (`jaxevo.envs.scene`). The text begins half
-right, the drawing at chance. Three arms have the same rollouts: both streams learn, the words
-alone, the drawing alone. Read on the held-out problems, `EVAL` answers each, with the run's own
-sampling.
+The toy answers a one-digit sum and then draws a point, whose quadrant the sum names; the reward is
+√(right sides · right sum) of a soft judge (`jaxevo.envs.scene`). The text begins half right, the
+drawing at chance. Three arms have the same rollouts: both streams learn, the words alone, the
+drawing alone. Read on the held-out problems, `EVAL` answers each, with the run's own sampling.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ alone, with and without the penalty for repetition, against that solver. Two mor
 on sums without labels: writer and solver in turns, and majority votes alone (TTRL) for as many
 sampled tokens.
 
-Found on seeds 0, 1, 2: the first part of the claim holds; the other two fail on one seed each (0 and
-1). Votes only are better on the test questions, turns on other sums, which votes only unlearn.
+Found on seeds 0, 1, 2: the first part of the claim holds; the second fails on seed 0, the third on
+seed 1. Votes only are better on the test questions, turns on other sums.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A drawing so small that it can be judged exactly: one point in the plane.
 
 A problem's number names a quadrant: even ones lie on the right, those from 10 on above. The policy
-writes the number and then draws a point. Two questions are about what was asked for (is the point on the right side along x,
-along y), one about how well it was thought out (is the number right).
+writes the number and then draws a point. Two questions are about what was asked for (is the point
+on the right side along x, along y), one about how well it was thought out (is the number right).
 """
 
 from __future__ import annotations
