@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
@@ -36,4 +37,6 @@ CASES = (
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2,
     ), updates=6),
+    Case("cleaner", lambda: cleaner(learning_rate=1e-3, warmup_updates=0, minibatches=2),
+         updates=6, run={"max_new_tokens": 24}),
 )  # fmt: skip
