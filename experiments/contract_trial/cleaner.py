@@ -191,3 +191,63 @@ def growth(curve: Sequence[dict[str, float]]) -> float:
     y = np.array([c["first_ok"] for c in curve]) - curve[0]["first_ok"]
     grid = np.linspace(0, BUDGET, 301)
     return float(np.mean(np.interp(grid, x, y)))
+
+
+def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
+    """For every seed by itself."""
+    arms = {(r["arm"], r["seed"]): r for r in runs}
+    seeds = sorted({r["seed"] for r in runs})
+    pairs = [(arms["rollback", seed], arms["no rollback", seed]) for seed in seeds]
+    faster, few, many = TARGET.values()
+    return {
+        "first attempts get better faster": all(
+            own["growth"] >= faster * other["growth"] for own, other in pairs
+        ),
+        "next to nothing is learnt from failed calls": all(
+            own["failed_share"] <= few for own, _ in pairs
+        ),
+        "without rollback much is": all(other["failed_share"] >= many for _, other in pairs),
+    }
+
+
+def draw(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
+    colors = {"rollback": "C0", "no rollback": "0.55"}
+    left, right = axes
+    for r in runs:
+        label = r["arm"] if r["seed"] == runs[0]["seed"] else None
+        style = {"color": colors[r["arm"]], "label": label, "linewidth": 1.2}
+        tokens = [c["tokens"] / 1000 for c in r["curve"]]
+        left.plot(tokens, [c["first_ok"] for c in r["curve"]], **style)
+        right.plot([r["arm"]], [r["failed_share"]], "o", color=style["color"])
+    left.set(xlabel="thousand sampled tokens", ylabel="first attempts that work")
+    left.set_title("Calls at their first attempt", loc="left", fontsize=11)
+    left.legend(frameon=False)
+    right.set(ylabel="share of learnt tokens", ylim=(-0.01, None), xlim=(-0.5, 1.5))
+    right.set_title("Failed calls in rewarded answers", loc="left", fontsize=11)
+
+
+STUDY = Study(
+    name="cleaner",
+    claim="With rollback the share of tool calls that work at their first attempt grows faster "
+    "than without, at equal sampled tokens, and next to none of the policy's tokens in rewarded "
+    "conversations lie in failed calls, where many do without.",
+    settings={
+        "recipe": RECIPE,
+        "run": RUN,
+        "start": START,
+        "warm": WARM,
+        "answer": ANSWER,
+        "budget": BUDGET,
+        "every": EVERY,
+        "problems": PROBLEMS,
+    },
+    target=TARGET,
+    tried=TRIED,
+    run=run_seed,
+    verdict=verdict,
+    draw=draw,
+    panels=2,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(STUDY))
