@@ -1,9 +1,10 @@
 """Tool calls that are purified: `python -m experiments.contract_trial.cleaner`.
 
 The toy answers `7*8+9=` with a calculator: `[7*8](56)[56+9](65)65`. Its start has seen such
-conversations (of which the replies are not learnt) in which half of the calls are malformed, and
-are then corrected, or fail again, or are given up for a guess. How often a call works at its first
-attempt is always measured without rollback, on problems of its own.
+conversations (of which the replies are not learnt) in which most calls are malformed, and are then
+corrected, or fail again, or are given up for a guess; after so short a training it fails at 40 to
+60 % of first attempts. How often a call works at its first attempt is always measured without
+rollback, on problems of its own.
 """
 
 from __future__ import annotations
@@ -31,22 +32,71 @@ from jaxevo.types import Message, Row, Segment, Source, Task, TaskSource, TrainS
 
 TOOL = Calculator()
 ANSWER = 48  # longest conversation after the prompt
-START = {"failing": 0.5, "failing_again": 0.15, "giving_up": 0.3}  # shares in what the start sees
-WARM = {"steps": 200, "rows": 48, "learning_rate": 2e-3}
+START = {"failing": 0.7, "failing_again": 0.15, "giving_up": 0.15}  # shares in what the start sees
+WARM = {"steps": 150, "rows": 48, "learning_rate": 2e-3}
 RECIPE = {
-    "learning_rate": 1.5e-4,
+    "learning_rate": 5e-5,
     "warmup_updates": 0,
     "minibatches": 1,
     "overlong": 0.0,
     "turns": 12,
 }
-RUN = {"prompts": 16, "samples": 8, "max_new_tokens": ANSWER}
-BUDGET = 36_000  # sampled tokens of an arm, those of overwritten turns included
-EVERY = 3  # rounds between two readings
+RUN = {"prompts": 8, "samples": 8, "max_new_tokens": ANSWER}
+BUDGET = 40_000  # sampled tokens of an arm, those of overwritten turns included
+EVERY = 6  # rounds between two readings
 PROBLEMS = {"held_out": 64, "read": 64, "samples": 4}
 ARMS = {"rollback": {"rollback": 1.0}, "no rollback": {"rollback": 0.0}}
-TARGET: dict[str, float] = {}
-TRIED: list[dict[str, Any]] = []
+TARGET = {
+    "growth_at_least_of_no_rollback": 1.1,
+    "failed_share_at_most": 0.005,
+    "failed_share_of_no_rollback_at_least": 0.05,
+}
+TRIED = [  # growth is the mean over the budget of first_ok above its start, with and without
+    {
+        "seed": 10,
+        "problem": "a*b+c*d=",
+        "answer": 72,
+        "warm_steps": 250,
+        "start": [0.45, 0.2, 0.2],
+        "prompts": 16,
+        "learning_rate": 1e-4,
+        "budget": 40_000,
+        "growth": [0.143, 0.131],
+        "failed_share": [0.0009, 0.204],
+        "why not": "slow, and both arms learn in a few rounds: Adam's steps are all of a size",
+    },
+    {
+        "seed": 10,
+        "warm_steps": 200,
+        "start": [0.5, 0.15, 0.3],
+        "prompts": 16,
+        "learning_rate": 1.5e-4,
+        "budget": 36_000,
+        "growth": [0.215, 0.202],
+        "failed_share": [0.0005, 0.163],
+        "why not": "as before: smaller rounds and steps let the difference in signal show",
+    },
+    {
+        "seed": 10,
+        "start": [0.6, 0.15, 0.15],
+        "budget": 44_000,
+        "growth": [0.133, 0.108],
+        "failed_share": [0.0015, 0.239],
+        "why not": "half of the first attempts still worked; more failures in what the start sees",
+    },
+    {
+        "seed": 11,
+        "start": [0.7, 0.15, 0.15],
+        "growth": [0.132, 0.062],
+        "failed_share": [0.0003, 0.247],
+    },
+    {
+        "seed": 12,
+        "start": [0.7, 0.15, 0.15],
+        "growth": [0.179, 0.147],
+        "failed_share": [0.0009, 0.275],
+    },
+]
 
 
 # ---------------------------------------------------------------------------- problems
