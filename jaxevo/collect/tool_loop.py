@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxevo.collect.edits import Marks, call_text, last_turn, repair_kind, splice
+from jaxevo.collect.edits import Marks, Turn, call_text, last_turn, repair_kind, splice
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.envs.calculator import Tool
 from jaxevo.rewards.shaping import overlong_penalty, signed
-from jaxevo.types import Message, Row, Size, Sizes, Task, TrainState
+from jaxevo.types import Message, Row, Size, Sizes, Source, Task, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Rollback:
 class Tally:
     """What happened in one conversation.
 
-    first_attempts: calls that do not follow a failed one of their own; first_attempts_ok: those
-    that worked at once, before any repair. shallow, deep: failed calls that were overwritten,
+    first_attempts: calls that do not follow a failed one; first_attempts_ok: those of them that
+    worked, before any repair. shallow, deep: failed calls that were overwritten,
     whether the new one worked or not. unrecovered: failed calls that are left in the conversation.
     spent_tokens: all tokens sampled for it, those of overwritten turns included.
     """
@@ -127,7 +127,7 @@ class ToolLoop:
             self.answer - len(talk.row.answer_ids) - len(ids)
             for talk, ids in zip(talks, told, strict=True)
         ]
-        replies = [("tool", ids) for ids in told]
+        replies: list[tuple[Source, list[int]]] = [("tool", ids) for ids in told]
         rows = [talk.row for talk in talks]
         return self.lab.extend(rows, replies, new_tokens=room, stop=self.stop)
 
@@ -184,7 +184,7 @@ class ToolLoop:
         left = dataclasses.replace(talk, repairs=False, failed=True, retries=0, tally=tally)
         return self._while_room(left)
 
-    def _call(self, turn: tuple) -> str | None:
+    def _call(self, turn: Turn) -> str | None:
         return call_text(turn, self.lab.tokenizer, self.marks)
 
     def _while_room(self, talk: Talk) -> Talk:

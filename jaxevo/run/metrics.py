@@ -20,9 +20,9 @@ def round_metrics(
       reports: per objective, one report per update as `step.learn` gives them.
 
     Returns:
-      reward, reward/<part>, score/<verifier>, tally/<count in info["tally"]> (means over rows);
-      length (mean sampled tokens),
-      tokens, finished_share (rows that ended by themselves), error_share (verifier errors),
+      reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
+      `info["tally"]`, counts by name); length (mean sampled tokens), tokens, finished_share (rows
+      that ended by themselves), error_share (verifier errors),
       entropy (nats per sampled token, as the sampler saw it), zero_variance_share (groups whose
       rewards are all equal), and of the updates: loss, loss/<term>, grad_norm (means over
       updates; those of an objective that is not called "policy" begin with its name and a slash),
