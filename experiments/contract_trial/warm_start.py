@@ -27,6 +27,7 @@ from jaxevo.types import (
     Segment,
     Size,
     Sizes,
+    Source,
     Task,
     Term,
     TrainState,
@@ -34,7 +35,8 @@ from jaxevo.types import (
     row_uid,
 )
 
-Example = tuple[str, str]  # prompt and answer
+Parts = Sequence[tuple[Source, str]]  # of an answer: "forced" ones are learnt, "tool" ones not
+Example = tuple[str, str | Parts]  # prompt and answer
 
 
 def warm_start(
@@ -52,7 +54,7 @@ def warm_start(
 
     Args:
       model: whose weights are the start.
-      draw: `(generator) -> (prompt, answer)`.
+      draw: `(generator) -> (prompt, answer)`; an answer is a text or (source, text) parts.
       prompt_tokens, answer_tokens: the longest of either, EOS included.
       steps, rows, learning_rate: AdamW updates, examples of each, and step size.
       seed: of the examples.
@@ -90,10 +92,12 @@ def forced_rows(tokenizer: Any, examples: Sequence[Example], *, round_index: int
     rows = []
     for index, (prompt, answer) in enumerate(examples):
         uid = row_uid(round_index, 0, index, 0)
-        task = Task(f"example/{uid}", (Message("user", prompt),), answer)
+        parts: Parts = (("forced", answer),) if isinstance(answer, str) else answer
+        task = Task(f"example/{uid}", (Message("user", prompt),), "".join(t for _, t in parts))
         asked = np.array(tokenizer.render(task.messages), np.int32)
-        told = np.array([*tokenizer.encode(answer), tokenizer.eos_ids[0]], np.int32)
-        rows.append(Row(uid, task, uid, (Segment(asked, "prompt"), Segment(told, "forced"))))
+        told = [Segment(np.array(tokenizer.encode(text), np.int32), s) for s, text in parts]
+        end = Segment(np.array(tokenizer.eos_ids[:1], np.int32), "forced")
+        rows.append(Row(uid, task, uid, (Segment(asked, "prompt"), *told, end)))
     return rows
 
 

@@ -187,7 +187,7 @@ class Lab:
         injected: Sequence[tuple[Source, Sequence[int]]],
         *,
         params: str = "policy",
-        new_tokens: int | None = None,
+        new_tokens: int | Sequence[int] | None = None,
         stop: tuple[str, ...] | None = None,
     ) -> list[Row]:
         """Adds tokens of another source to each row, then lets the policy go on in the same turn.
@@ -196,7 +196,7 @@ class Lab:
           rows: rows as sampled before.
           injected: per row the source and ids of what comes in between; no ids adds nothing.
           params: the parameter set that continues.
-          new_tokens, stop: as in `sample`.
+          new_tokens, stop: as in `sample`; a limit of new tokens may also be one per row.
         """
         longer = []
         for row, (source, ids) in zip(rows, injected, strict=True):
@@ -211,12 +211,13 @@ class Lab:
         prompts: Sequence[np.ndarray],
         samples: int,
         params: str,
-        new_tokens: int | None,
+        new_tokens: int | Sequence[int] | None,
         stop: tuple[str, ...] | None,
     ) -> list[Row]:
         config = self.config
         sampling = config.sampling if stop is None else config.sampling.with_stop(stop)
-        limit = config.new_tokens if new_tokens is None else min(new_tokens, config.new_tokens)
+        asked = config.new_tokens if new_tokens is None else new_tokens
+        limit_N = np.broadcast_to(np.minimum(asked, config.new_tokens), len(rows))
         with self._timed("sample"):
             out = self._sample_fn(
                 self._weights(params),
@@ -225,7 +226,7 @@ class Lab:
                 uids=[row.uid for row in rows],
                 samples=samples,
                 new_tokens=config.new_tokens,
-                limit_N=np.full(len(rows), limit, np.int32),
+                limit_N=limit_N.astype(np.int32),
                 sampling=sampling,
             )
         return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])

@@ -1,5 +1,6 @@
-"""Worlds with more than one move: two-player games, and exact measures of play on small ones."""
+"""Worlds with more than one move: two-player games, exact measures of play on small ones, tools."""
 
+from jaxevo.envs.calculator import Calculator, CallError, Reply, Tool, calculate
 from jaxevo.envs.exploit import (
     best_response_value,
     expected_value,
@@ -18,12 +19,17 @@ from jaxevo.envs.games import (
 )
 
 __all__ = [
+    "Calculator",
+    "CallError",
     "Game",
     "KuhnPoker",
     "KuhnState",
+    "Reply",
     "TicTacToe",
     "TicTacToeState",
+    "Tool",
     "best_response_value",
+    "calculate",
     "expected_value",
     "exploitability",
     "information_sets",

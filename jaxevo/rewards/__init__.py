@@ -6,6 +6,7 @@ from jaxevo.rewards.exact import exact_match
 from jaxevo.rewards.integer import last_integer, last_number, numbers, strict_integer
 from jaxevo.rewards.novelty import copied
 from jaxevo.rewards.repetition import repeated
+from jaxevo.rewards.shaping import overlong_penalty, signed
 from jaxevo.rewards.vote import agreement, bell, consistency, majority, undecided
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "last_number",
     "majority",
     "numbers",
+    "overlong_penalty",
     "random_reward",
     "repeated",
+    "signed",
     "strict_integer",
     "undecided",
 ]

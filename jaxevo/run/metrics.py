@@ -20,8 +20,9 @@ def round_metrics(
       reports: per objective, one report per update as `step.learn` gives them.
 
     Returns:
-      reward, reward/<part>, score/<verifier> (means over rows); length (mean sampled tokens),
-      tokens, finished_share (rows that ended by themselves), error_share (verifier errors),
+      reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
+      `info["tally"]`, counts by name); length (mean sampled tokens), tokens, finished_share (rows
+      that ended by themselves), error_share (verifier errors),
       entropy (nats per sampled token, as the sampler saw it), zero_variance_share (groups whose
       rewards are all equal), and of the updates: loss, loss/<term>, grad_norm (means over
       updates; those of an objective that is not called "policy" begin with its name and a slash),
@@ -41,6 +42,9 @@ def round_metrics(
         metrics[f"reward/{part}"] = _mean([r.rewards[part] for r in judged if part in r.rewards])
     for name in sorted({n for row in judged for n in row.info.get("verdicts", {})}):
         metrics[f"score/{name}"] = _mean([row.info["verdicts"][name] for row in judged])
+    tallies = [row.info["tally"] for row in rows if "tally" in row.info]
+    for name in sorted({n for tally in tallies for n in tally}):
+        metrics[f"tally/{name}"] = _mean([tally[name] for tally in tallies if name in tally])
     for objective, report in reports.items():
         prefix = "" if objective == "policy" else f"{objective}/"
         for key in report[0]:

@@ -60,6 +60,17 @@ def test_extending_a_row_keeps_what_stood_there_and_marks_sources(bench):
     assert {r.uid: r for r in longer} == lab.sampled
 
 
+def test_a_limit_of_new_tokens_can_be_one_per_row(bench):
+    lab = new_lab(bench)
+    rows = lab.sample(lab.tasks(3), samples=4)
+    limits = [1, 2, 3] * 4
+    longer = lab.extend(rows, [("tool", [3])] * 12, new_tokens=limits)
+    free = new_lab(bench).extend(rows, [("tool", [3])] * 12)
+    for one, other, limit in zip(longer, free, limits, strict=True):
+        assert one.segments[-1].ids.tolist() == other.segments[-1].ids[:limit].tolist()
+    assert {len(row.segments[-1].ids) for row in longer} == {1, 2, 3}
+
+
 def test_verify_gives_reward_feedback_and_all_verdicts(bench):
     lab = new_lab(bench)
     (row,) = lab.sample(lab.tasks(1), samples=1)

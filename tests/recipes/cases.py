@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxevo.recipes.alphagrpo import alphagrpo
+from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
@@ -46,4 +47,6 @@ CASES = (
         learning_rate=1e-3, synthesizer_rounds=1, solver_rounds=1, minibatches=(2, 2),
         references=4, variants=16, votes=3, written=8, question_tokens=9, oversample=2,
     ), updates=6, run={"max_new_tokens": 8}),
+    Case("cleaner", lambda: cleaner(learning_rate=1e-3, warmup_updates=0, minibatches=2),
+         updates=6, run={"max_new_tokens": 24}),
 )  # fmt: skip
