@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxevo.recipes.grpo import grpo
+from jaxevo.recipes.rest_mcts import rest_mcts
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
 from jaxevo.types import Recipe
@@ -36,4 +37,8 @@ CASES = (
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2,
     ), updates=6),
+    Case("rest-mcts", lambda: rest_mcts(
+        learning_rate=1e-3, value_learning_rate=1e-3, iterations=5, step_tokens=3, roll_steps=1,
+        step_end=("=", "+", "1", "2", "3", "4", "5"), least_value=0.0,
+    ), updates=9, run={"max_new_tokens": 6}),
 )  # fmt: skip
