@@ -125,7 +125,7 @@ def test_a_value_is_the_score_mixed_with_the_best_of_the_roll_out(run):
 
 def test_one_branch_is_decoding_a_chain(run, greedy_bench):
     stop = tuple("0123456789+-*=[]()? ")
-    how = dataclasses.replace(HOW, branch=1, roll_steps=0, step_tokens=2, iterations=8, stop=stop)
+    how = dataclasses.replace(HOW, branch=1, roll_steps=0, iterations=8, stop=stop)
     lab = new_lab(run, greedy_bench)
     tasks = lab.tasks()
     trees, rows = grow_trees(lab, tasks, how=how, score=by_ids)
