@@ -1,6 +1,6 @@
 """Sums in steps, searched as trees: `python -m experiments.contract_trial.rest_mcts`.
 
-`3+4+5+2+6=` is solved as `7+5+2+6=12+2+6=14+6=20`. The start is a toy that has seen such solutions
+`3+4+5+2+1=` is solved as `7+5+2+1=12+2+1=14+1=15`. The start is a toy that has seen such solutions
 with a known share of wrong steps, so that it is right at one whole solution in three or so. Tree
 search and Best-of-N spend the same number of sampled tokens on each problem and choose their answer
 by the same rule: the finished solution of the largest value under the same value model.
@@ -26,17 +26,19 @@ from jaxevo.run.build import Run, build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
 from jaxevo.tasks import task_source
+from jaxevo.tasks.draw import fixed_hash
 from jaxevo.types import Message, Row, Segment, Task, TaskSource, TrainState, bind
 
-TERMS, TRAIN, HELD_OUT = 4, 3000, 96
-WRONG = 0.25  # share of wrong steps in what the start has seen
+TERMS, LARGEST = 5, 5  # operands of a problem, from 1 to the largest
+TRAIN, HELD_OUT = 2048, 96
+WRONG = 0.3  # share of wrong steps in what the start has seen
 RECIPE = {
     "iterations": 10,
     "branch": 3,
     "roll_steps": 1,
     "explore": 0.1,
     "unvisited": 0.1,
-    "step_tokens": 7,
+    "step_tokens": 9,
     "step_end": ("=",),
     "paths": 4,
     "least_value": 0.0,
@@ -45,8 +47,8 @@ RECIPE = {
     "value_epochs": 4,
     "minibatches": 4,
 }
-RUN = {"prompts": 64, "samples": 4, "max_new_tokens": 20, "prompt_tokens": 8}
-WARM = {"steps": 400, "learning_rate": 2e-3, "prompt_tokens": 8, "answer_tokens": 16}
+RUN = {"prompts": 48, "samples": 4, "max_new_tokens": 30, "prompt_tokens": 10}
+WARM = {"steps": 300, "rows": 48, "learning_rate": 2e-3, "prompt_tokens": 10, "answer_tokens": 25}
 ROUNDS = 2
 EVALUATION: dict[str, Any] = {}  # how trees are grown for the comparison, where it differs
 ARMS = {"verified": {"control": "none"}, "coin": {"control": "random"}}
@@ -62,17 +64,17 @@ TRIED: list[dict[str, Any]] = []
 # ---------------------------------------------------------------------------- problems
 @functools.cache
 def problems() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Operands of training and of held-out problems; no two have the same operands in any order."""
-    generator, found = np.random.default_rng(0), {}
-    while len(found) < HELD_OUT:
-        operands = tuple(int(x) for x in generator.integers(2, 10, TERMS))
-        found.setdefault(tuple(sorted(operands)), operands)
-    train = []
-    while len(train) < TRAIN:
-        operands = tuple(int(x) for x in generator.integers(2, 10, TERMS))
-        if tuple(sorted(operands)) not in found:
-            train.append(operands)
-    return train, list(found.values())
+    """Operands of training and of held-out problems; none of one side is a reordering of one of
+    the other, since about a quarter of all operand sets is held out."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(1, LARGEST + 1, (8 * (TRAIN + HELD_OUT), TERMS)).tolist()
+    found = list(dict.fromkeys(tuple(operands) for operands in drawn))
+    held_out = [o for o in found if _is_held_out(o)]
+    return [o for o in found if not _is_held_out(o)][:TRAIN], held_out[:HELD_OUT]
+
+
+def _is_held_out(operands: Sequence[int]) -> bool:
+    return fixed_hash(str(sorted(operands))) % 4 == 0
 
 
 def source(seed: int) -> TaskSource:
@@ -93,22 +95,19 @@ def _shown(numbers: Sequence[int]) -> str:
 def written(
     operands: Sequence[int], generator: np.random.Generator
 ) -> tuple[list[str], list[bool]]:
-    """A solution's steps, and which of them are right; a wrong one leaves out the last operand."""
+    """A solution's steps, and which of them are right; a wrong one leaves out the last operand,
+    which it cannot where two are left."""
     left, steps, right = list(operands), [], []
     while len(left) > 1:
-        right.append(bool(generator.random() >= WRONG))
-        left = [left[0] + left[1], *left[2:]] if right[-1] else _without_last(left)
+        right.append(len(left) == 2 or bool(generator.random() >= WRONG))
+        left = [left[0] + left[1], *(left[2:] if right[-1] else left[2:-1])]
         steps.append(_shown(left) if len(left) > 1 else str(left[0]))
     return steps, right
 
 
-def _without_last(left: list[int]) -> list[int]:
-    return [left[0] + left[1], *left[2:-1]] if len(left) > 2 else left[:1]
-
-
 def example(generator: np.random.Generator) -> tuple[str, str]:
     """A training problem and a solution."""
-    operands = problems()[0][int(generator.integers(TRAIN))]
+    operands = problems()[0][int(generator.integers(len(problems()[0])))]
     return _shown(operands), "".join(written(operands, generator)[0])
 
 

@@ -18,7 +18,7 @@ from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.readings import probe_row, probe_values
 from jaxevo.collect.trees import Trees, add_children, back_up, best_child, mixed, plant, select
 from jaxevo.rewards import infer_values
-from jaxevo.types import Objective, Row, Segment, Size, Sizes, Task, TrainState, bind
+from jaxevo.types import Objective, Row, Segment, Size, Sizes, Source, Task, TrainState, bind
 
 Score: TypeAlias = Callable[[Sequence[Row]], np.ndarray]  # rows -> values [N]
 
@@ -83,18 +83,17 @@ def grow_trees(
     Returns:
       the trees, and the conversation of every node.
     """
-    rows = _roots(lab, tasks)
-    capacity = len(tasks) * (1 + how.nodes)
-    trees = plant(len(tasks), branch=how.branch, capacity=capacity)
+    trees = plant(len(tasks), branch=how.branch, capacity=len(tasks) * (1 + how.nodes))
+    growth = _Growth(lab, how, score, trees, _roots(lab, tasks))
     for _ in range(how.iterations):
         chosen_P = select(trees, explore=how.explore, unvisited=how.unvisited)
         trees.ended_M[chosen_P] |= trees.value_M[chosen_P] >= how.end_gate
         open_N = chosen_P[~trees.ended_M[chosen_P]]
         if len(open_N):
-            rows += _expand(lab, trees, open_N, [rows[node] for node in open_N], how, score)
-            _simulate(lab, trees, best_child(trees, open_N), rows, how, score)
+            growth.expand(open_N)
+            growth.simulate(best_child(trees, open_N))
         back_up(trees, chosen_P)
-    return trees, rows
+    return trees, growth.rows
 
 
 def _roots(lab: Lab, tasks: Sequence[Task]) -> list[Row]:
@@ -111,8 +110,11 @@ def _roots(lab: Lab, tasks: Sequence[Task]) -> list[Row]:
 def propose(lab: Lab, rows: Sequence[Row], copies: int, how: Search) -> list[Row]:
     """`copies` conversations that go on from each of these by one step, in order."""
     forks = lab.fork(rows, copies)
-    nothing = [("policy", ())] * len(forks)
-    return lab.extend(forks, nothing, new_tokens=how.step_tokens, stop=how.stop)
+    return lab.extend(forks, _nothing(forks), new_tokens=how.step_tokens, stop=how.stop)
+
+
+def _nothing(rows: Sequence[Row]) -> list[tuple[Source, Sequence[int]]]:
+    return [("policy", ())] * len(rows)
 
 
 def can_go_on(lab: Lab, row: Row, how: Search) -> bool:
@@ -121,39 +123,45 @@ def can_go_on(lab: Lab, row: Row, how: Search) -> bool:
     return row.info["finish"] == "stop" and room >= how.step_tokens
 
 
-def _expand(
-    lab: Lab, trees: Trees, node_N: np.ndarray, rows: list[Row], how: Search, score: Score
-) -> list[Row]:
-    """Adds the distinct proposals below each node; returns their conversations."""
-    proposals = propose(lab, rows, how.branch, how)
-    new: dict[tuple[int, bytes], Row] = {}
-    for parent, row in zip(np.repeat(node_N, how.branch), proposals, strict=True):
-        new.setdefault((int(parent), row.segments[-1].ids.tobytes()), row)
-    parents, children = [parent for parent, _ in new], list(new.values())
-    ended = [not can_go_on(lab, row, how) for row in children]
-    add_children(trees, parents, score(children), ended)
-    return children
+@dataclasses.dataclass
+class _Growth:
+    """Trees while they grow, and the conversation of each node."""
 
+    lab: Lab
+    how: Search
+    score: Score
+    trees: Trees
+    rows: list[Row]
 
-def _simulate(
-    lab: Lab, trees: Trees, node_N: np.ndarray, rows: list[Row], how: Search, score: Score
-) -> None:
-    """Greedy roll-outs of at most `how.roll_steps` steps; what they see moves the nodes' values."""
-    now = {int(node): rows[node] for node in node_N}
-    best: dict[int, float] = {}
-    for _ in range(how.roll_steps):
-        now = {node: row for node, row in now.items() if can_go_on(lab, row, how)}
-        if not now:
-            break
-        steps = propose(lab, list(now.values()), how.roll_branch, how)
-        value_NB = score(steps).reshape(len(now), how.roll_branch)
-        for n, node in enumerate(list(now)):
-            b = int(value_NB[n].argmax())
-            now[node] = steps[n * how.roll_branch + b]
-            best[node] = max(best.get(node, 0.0), float(value_NB[n, b]))
-    seen = np.array(list(best), np.int64)
-    trees.value_M[seen] = mixed(trees.value_M[seen], list(best.values()), mix=how.mix)
-    trees.visits_M[node_N] += 1
+    def expand(self, node_N: np.ndarray) -> None:
+        """Adds the distinct proposals below each node."""
+        branch = self.how.branch
+        proposals = propose(self.lab, [self.rows[node] for node in node_N], branch, self.how)
+        new: dict[tuple[int, bytes], Row] = {}
+        for parent, row in zip(np.repeat(node_N, branch), proposals, strict=True):
+            new.setdefault((int(parent), row.segments[-1].ids.tobytes()), row)
+        children = list(new.values())
+        ended_N = np.array([not can_go_on(self.lab, row, self.how) for row in children])
+        parent_N = np.array([parent for parent, _ in new])
+        add_children(self.trees, parent_N, self.score(children), ended_N)
+        self.rows += children
+
+    def simulate(self, node_N: np.ndarray) -> None:
+        """Greedy roll-outs of at most `roll_steps` steps move the nodes' values."""
+        now, best = {int(node): self.rows[node] for node in node_N}, {}
+        for _ in range(self.how.roll_steps):
+            now = {n: row for n, row in now.items() if can_go_on(self.lab, row, self.how)}
+            if not now:
+                break
+            steps = propose(self.lab, list(now.values()), self.how.roll_branch, self.how)
+            value_NB = self.score(steps).reshape(len(now), -1)
+            for n, node in enumerate(list(now)):
+                b = int(value_NB[n].argmax())
+                now[node] = steps[n * self.how.roll_branch + b]
+                best[node] = max(best.get(node, 0.0), float(value_NB[n, b]))
+        value_M, seen = self.trees.value_M, list(best)
+        value_M[seen] = mixed(value_M[seen], np.array([best[n] for n in seen]), mix=self.how.mix)
+        self.trees.visits_M[node_N] += 1
 
 
 def ends(lab: Lab, trees: Trees, rows: Sequence[Row], how: Search) -> tuple[np.ndarray, list[Row]]:
@@ -162,12 +170,11 @@ def ends(lab: Lab, trees: Trees, rows: Sequence[Row], how: Search) -> tuple[np.n
     Where the end gate ended a path, the policy completes it first, by at most a step's tokens.
     """
     leaf_L = np.flatnonzero(trees.ended_M[: trees.count])
-    paths = {int(leaf): rows[leaf] for leaf in leaf_L}
+    paths = {leaf: rows[leaf] for leaf in leaf_L.tolist()}
     open_paths = {leaf: row for leaf, row in paths.items() if can_go_on(lab, row, how)}
     if open_paths:
         forks = lab.fork(list(open_paths.values()))
-        nothing = [("policy", ())] * len(forks)
-        completed = lab.extend(forks, nothing, new_tokens=how.step_tokens, stop=())
+        completed = lab.extend(forks, _nothing(forks), new_tokens=how.step_tokens, stop=())
         paths |= dict(zip(open_paths, completed, strict=True))
     return leaf_L, lab.verify(list(paths.values()))
 

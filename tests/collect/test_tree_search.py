@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 import pytest
 
-from jaxevo.collect.pack import lay_out, prepare
+from jaxevo.collect.pack import FitError, lay_out, prepare, stack
 from jaxevo.collect.tree_search import (
     Search,
     ends,
@@ -21,6 +21,7 @@ from jaxevo.rewards import infer_values
 from jaxevo.run.build import build_run
 from jaxevo.run.metrics import round_metrics
 from jaxevo.run.options import RunOptions
+from jaxevo.step import with_old
 from jaxevo.types import OWN
 
 HOW = Search(
@@ -260,6 +261,22 @@ def test_the_policy_learns_right_solutions_and_not_too_many_of_a_problem(run, la
         again = search_and_label(new_lab(run), run.state, run.memory, **{**options, **changes})
         groups = [row.group for row in again["policy"]]
         assert max((groups.count(g) for g in groups), default=0) == wanted
+
+
+def test_old_log_probs_are_read_in_parts_where_the_solutions_do_not_fit_together(run, labelled):
+    _, experience = labelled
+    rows, objective = experience["policy"], run.recipe.objectives[1]
+    shapes = run.learner.shapes["policy"]
+    ((view, (bucket,)),) = shapes.buckets
+    narrow = dataclasses.replace(shapes, buckets=((view, (dataclasses.replace(bucket, rows=1),)),))
+    learner = dataclasses.replace(run.learner, shapes={"policy": narrow})
+    table = prepare(rows, objective, narrow, run.bench.model.tokenizer)
+    with pytest.raises(FitError):
+        stack(table, range(len(rows)), narrow)
+    old_NA = with_old(table, objective, learner, run.state).batch.old["text"]
+    for row, old_A in zip(rows, old_NA, strict=True):
+        sampled = np.concatenate([s.logp for s in row.answer])
+        np.testing.assert_allclose(old_A[: len(sampled)], sampled, atol=1e-4)
 
 
 def test_values_are_read_at_the_end_of_each_prefix_and_cut(run, grown):
