@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import optax
 
@@ -46,9 +47,7 @@ def adamw(
     return optax.chain(*parts) if len(parts) > 1 else step
 
 
-def _stretched(
-    factors: Mapping[str, float], changes: Mapping[str, Params], params: Params
-) -> dict[str, Params]:
+def _stretched(factors: Mapping[str, float], changes: Any, params: Params) -> dict[str, Params]:
     del params
     scale = optax.tree_utils.tree_scale
     return {name: scale(factors.get(name, 1.0), part) for name, part in changes.items()}

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxevo.collect.lab import Learner
-from jaxevo.collect.pack import Table, minibatches, prepare, stack
+from jaxevo.collect.pack import Table, fitting, minibatches, prepare, stack
 from jaxevo.losses.reduce import ratio
 from jaxevo.losses.total import loss_parts
 from jaxevo.state import advance_counters, follow
@@ -69,7 +69,7 @@ def learn(
         where = jax.tree.map(lambda x: x.sharding, state.optimizer[objective.name])
         fresh = jax.device_put(fresh, where)  # another placement would compile the update anew
         state = state.replace(optimizer={**state.optimizer, objective.name: fresh})
-    if objective.updates > 1:
+    if objective.updates > 1 and "logp" in objective.read:
         table = with_old(table, objective, learner, state)
     reports = []
     for chosen in plans:
@@ -176,10 +176,10 @@ def with_old(table: Table, objective: Objective, learner: Learner, state: TrainS
     size, count = shapes.micro * shapes.rows, len(table.rows)
     old = {n: np.zeros(a.mask_NA.shape, np.float32) for n, a in table.batch.answers.items()}
     for start in range(0, count, size):
-        chosen = list(range(start, min(start + size, count)))
-        batch = learner.place(stack(table, chosen, shapes))
-        scored = old_logp(state.params[objective.trains], batch, forward=learner.forward)
-        for name, logp_KNA in scored.items():
-            flat = np.asarray(logp_KNA).reshape(-1, logp_KNA.shape[-1])
-            old[name][chosen] = flat[: len(chosen)]
+        whole = list(range(start, min(start + size, count)))
+        for chosen, batch in fitting(table, whole, shapes):
+            params, placed = state.params[objective.trains], learner.place(batch)
+            for name, logp_KNA in old_logp(params, placed, forward=learner.forward).items():
+                flat = np.asarray(logp_KNA).reshape(-1, logp_KNA.shape[-1])
+                old[name][chosen] = flat[: len(chosen)]
     return dataclasses.replace(table, batch=dataclasses.replace(table.batch, old=old))

@@ -16,7 +16,8 @@ HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "
 LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
-    "types": set(),
+    "types": {"bound"},
+    "bound": set(),
     "kernels": set(),
     "optimizers": set(),
     "heads": {"flow"},

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxevo import flow
 from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.readings import with_probe
 from jaxevo.heads import flow_head
 from jaxevo.keys import row_keys
 from jaxevo.types import (
@@ -23,7 +24,6 @@ from jaxevo.types import (
     Objective,
     Params,
     Row,
-    Segment,
     Size,
     Sizes,
     TrainState,
@@ -31,12 +31,6 @@ from jaxevo.types import (
 )
 
 CHAIN = 0x666C6F77  # folded into a row's key: no position of its text comes near
-
-
-def with_probe(row: Row) -> Row:
-    """The row and a place at its end to read from."""
-    probe = Segment(np.zeros(1, np.int32), "probe")
-    return dataclasses.replace(row, segments=(*row.segments, probe))
 
 
 def act(

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import jax
 import numpy as np
 
-from jaxevo.collect.pack import Shapes, prepare, stack
+from jaxevo.collect.pack import Shapes, fitting, prepare, stack
 from jaxevo.types import (
     Array,
     Batch,
@@ -302,15 +302,21 @@ class Lab:
             shapes = shapes.of_one_group()
             group_N = np.asarray(table.batch.group_N)
             cuts = [np.flatnonzero(group_N == g).tolist() for g in range(group_N.max() + 1)]
+            batches = ((cut, stack(table, cut, shapes)) for cut in cuts)
         else:
             shapes = dataclasses.replace(shapes, micro=1)
-            cuts = [list(cut) for cut in _pieces(range(len(rows)), shapes.rows)]
-        batches = (learner.place(stack(table, cut, shapes)) for cut in cuts)
+            pieces = _pieces(range(len(rows)), shapes.rows)
+            batches = (pair for cut in pieces for pair in fitting(table, list(cut), shapes))
         run = functools.partial(_mapped, fn=fn, forward=learner.forward)
-        parts = [jax.device_get(run(self._sets, batch, operands)) for batch in batches]
+        parts, counts = [], []
+        for cut, batch in batches:
+            parts.append(jax.device_get(run(self._sets, learner.place(batch), operands)))
+            counts.append(len(cut))
         if by == "groups":
             return jax.tree.map(lambda *xs: np.stack(xs), *parts)
-        return jax.tree.map(lambda *xs: np.concatenate(xs)[: len(rows)], *parts)
+        return jax.tree.map(
+            lambda *xs: np.concatenate([x[:n] for x, n in zip(xs, counts, strict=True)]), *parts
+        )
 
     def verify(self, rows: Sequence[Row]) -> list[Row]:
         """Scores each row's answer text with every verifier of the task source.

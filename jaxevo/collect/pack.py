@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -277,6 +277,25 @@ def stack(table: Table, chosen: Sequence[int], shapes: Shapes) -> Batch:
         for k, cut in enumerate(cuts)
     ]
     return jax.tree.map(lambda *xs: np.stack(xs), *micros)
+
+
+def fitting(
+    table: Table, chosen: Sequence[int], shapes: Shapes
+) -> Iterator[tuple[Sequence[int], Batch]]:
+    """`stack` of the chosen rows, or of halves of them where they need more slots than declared.
+
+    For readings, where it does not matter which rows are together. Yields rows and their stack.
+    """
+    try:
+        batch = stack(table, chosen, shapes)
+    except FitError:
+        if len(chosen) == 1:
+            raise
+        half = len(chosen) // 2
+        yield from fitting(table, chosen[:half], shapes)
+        yield from fitting(table, chosen[half:], shapes)
+    else:
+        yield chosen, batch
 
 
 def _first_fit(

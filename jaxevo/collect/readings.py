@@ -5,15 +5,17 @@ Each is `fn(sets, batch, forward, *operands)` with named options, to be bound.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxevo.losses.influence import Similarity, gradient_similarity
 from jaxevo.losses.reduce import masked, ratio
 from jaxevo.losses.total import loss_parts
-from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params
+from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Row, Segment
 
 
 def answer_logp(
@@ -23,6 +25,31 @@ def answer_logp(
     layout, answers = batch.layouts[OWN], batch.answers
     said = forward(sets[params], layout, answers, batch.temperature, read=("logp",))["text"]
     return masked(said.logp_NA, said.mask_NA).sum(-1)
+
+
+def with_probe(row: Row) -> Row:
+    """The row and a place at its end to read from; its id is 0, and nothing reads it."""
+    probe = Segment(np.zeros(1, np.int32), "probe")
+    return dataclasses.replace(row, segments=(*row.segments, probe))
+
+
+def probe_row(row: Row) -> Row:
+    """A conversation as context only, and a probe behind it, to read what it is worth so far.
+
+    Its tokens become prompt, so that rows which share prefixes are computed as a tree.
+    """
+    context = tuple(Segment(s.ids, "prompt") for s in row.segments)
+    bare = dataclasses.replace(row, segments=context, role="probe", rewards={}, info={})
+    return with_probe(bare)
+
+
+def probe_values(
+    sets: Mapping[str, Params], batch: Batch, forward: Bound, *, params: str = "policy"
+) -> jax.Array:
+    """The value head's output at each row's probe, [N]; by rows, under an objective of probes."""
+    layout, answers = batch.layouts[OWN], batch.answers
+    said = forward(sets[params], layout, answers, batch.temperature, read=("values",))["text"]
+    return masked(said.values_NA, said.mask_NA).sum(-1)
 
 
 def objective_gradient(

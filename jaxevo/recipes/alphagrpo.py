@@ -19,15 +19,13 @@ def alphagrpo(
     *,
     learning_rate: float = 5e-5,
     weight_decay: float = 1e-4,
-    max_grad_norm: float = 1.0,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
     flow_clip: float = 1e-5,
     text_weight: float = 0.1,
     flow_weight: float = 1.0,
     steps: int = 16,
-    window_steps: int = 10,
-    window_end: int = 11,
+    window: tuple[int, int] = (10, 11),
     noise: float = 0.7,
     flow_rate: float = 1.0,
     epochs: int = 1,
@@ -45,15 +43,13 @@ def alphagrpo(
     Args:
       learning_rate: AdamW step size per update.
       weight_decay: decoupled weight decay per update, times the rate.
-      max_grad_norm: longest gradient before clipping, in the global 2-norm.
       clip_low: how far the sequence ratio may fall below 1 before its gradient stops.
       clip_high: how far the sequence ratio may rise above 1 before its gradient stops.
       flow_clip: how far a step's ratio may leave 1 before its gradient stops.
-      text_weight: coefficient of the words' loss, 0 for none; the paper: 1 / window_steps.
+      text_weight: coefficient of the words' loss, 0 for none; the paper: 1 / steps learnt from.
       flow_weight: coefficient of the drawing's loss, 0 for none.
       steps: steps from noise to drawing.
-      window_steps: steps in a row that are drawn at random and learnt from.
-      window_end: step before which that window ends.
+      window: (how many steps in a row are random and learnt from, step before which they end).
       noise: noise level of those steps.
       flow_rate: factor on the learning rate of the velocity's layers, which begin untrained.
       epochs: passes over each round's rows.
@@ -78,19 +74,12 @@ def alphagrpo(
             adamw,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
-            max_grad_norm=max_grad_norm,
             factors=(("flow", flow_rate),),
         ),
         epochs=epochs,
         check=bind(refuse_uncorrectable, streams=STREAMS),
     )
-    wave = bind(
-        think_then_act,
-        like=objective,
-        judge=bind(scene_reward),
-        steps=steps,
-        window=(window_steps, window_end),
-        noise=noise,
-    )
+    chain = {"steps": steps, "window": window, "noise": noise}
+    wave = bind(think_then_act, like=objective, judge=bind(scene_reward), **chain)
     params = (ParamSet("policy", init=bind(with_flow_head)),)
     return Recipe("alphagrpo", wave, (objective,), params, sizes=bind(think_then_act_sizes))

@@ -127,16 +127,16 @@ def _records(
                 stream: {name: x_NA[n] for name, x_NA in by_name.items()}
                 for stream, by_name in streams.items()
             }
-    trained = {row.uid: row for rows in experience.values() for row in rows}
+    kept = {row.uid: row for rows in experience.values() for row in rows}
     return [
         rollout_record(
             row,
             round_index=index,
             tokenizer=run.bench.model.tokenizer,
-            trained=uid in trained,
+            trained=uid in signals,
             signals=signals.get(uid),
         )
-        for uid, row in {**sampled, **trained}.items()
+        for uid, row in {**sampled, **kept}.items()
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxevo.types import Row
+from jaxevo.types import Row, Segment
 
 
 def round_metrics(
@@ -15,25 +15,28 @@ def round_metrics(
 ) -> dict[str, float]:
     """One round's numbers.
 
-    Args:
-      rows: every row sampled in the round, judged, trained or not.
-      reports: per objective, one report per update as `step.learn` gives them.
+      Args:
+        rows: every row sampled in the round, judged, trained or not.
+        reports: per objective, one report per update as `step.learn` gives them.
 
-    Returns:
-      reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
-      `info["tally"]`, counts by name); length (mean sampled tokens), tokens, finished_share (rows
-      that ended by themselves), error_share (verifier errors),
-      entropy (nats per sampled token, as the sampler saw it), zero_variance_share (groups whose
-      rewards are all equal), and of the updates: loss, loss/<term>, grad_norm (means over
-      updates; those of an objective that is not called "policy" begin with its name and a slash),
-      logp_mismatch (largest |trainer - sampler| log-prob before the first update).
+      Returns:
+    reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
+    `info["tally"]`, counts by name); length (mean sampled tokens), tokens (each sampled token
+    once, also where forks share it), finished_share (rows that ended by themselves), error_share
+    (verifier errors), entropy (nats per sampled token, as the sampler saw it),
+    zero_variance_share (groups whose rewards are all equal), and of the updates: loss,
+    loss/<term>, grad_norm (means over updates; those of an objective that is not called "policy"
+    begin with its name and a slash), logp_mismatch (largest |trainer - sampler| log-prob before
+    the first update).
     """
     judged = [row for row in rows if row.rewards]
+    sampled = _sampled(rows)
+    entropies = [s.entropy for s in sampled if s.entropy is not None]
     metrics = {
         "reward": _mean([row.reward for row in judged]),
         "length": _mean([row.sampled_tokens for row in rows]),
-        "tokens": float(sum(row.sampled_tokens for row in rows)),
-        "entropy": _mean(np.concatenate([s.entropy for s in _sampled(rows)] or [np.zeros(0)])),
+        "tokens": float(sum(len(s.ids) for s in sampled)),
+        "entropy": _mean(np.concatenate(entropies or [np.zeros(0)])),
         "finished_share": _mean([row.info.get("finish") != "length" for row in rows]),
         "error_share": _mean([row.info.get("status") == "error" for row in judged]),
         "zero_variance_share": _zero_variance_share(judged),
@@ -58,8 +61,10 @@ def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _sampled(rows: Sequence[Row]) -> list[Any]:
-    return [s for row in rows for s in row.answer if s.source == "policy" and s.entropy is not None]
+def _sampled(rows: Sequence[Row]) -> list[Segment]:
+    """What the policy sampled, once each: a fork has the segments of the row it goes on from."""
+    found = (s for row in rows for s in row.answer if s.source == "policy")
+    return list({id(s): s for s in found}.values())
 
 
 def _zero_variance_share(rows: Sequence[Row]) -> float:

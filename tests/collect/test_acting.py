@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxevo.collect.acting import act, judged, with_probe
+from jaxevo.collect.acting import act, judged
 from jaxevo.collect.pack import prepare, tabulate
+from jaxevo.collect.readings import with_probe
 from jaxevo.envs.scene import scene_reward
 from jaxevo.recipes.alphagrpo import alphagrpo
 from jaxevo.run.build import build_run
@@ -20,7 +21,7 @@ NOISY = (False, True, True, False)
 
 @pytest.fixture(scope="module")
 def run(tiny_model):
-    recipe = alphagrpo(steps=4, window_steps=2, window_end=4)
+    recipe = alphagrpo(steps=4, window=(2, 4))
     run = build_run(recipe, OPTIONS, model=tiny_model)
     last = jax.random.normal(jax.random.key(1), run.state.params["policy"]["flow"]["w3"].shape)
     run.state.params["policy"]["flow"]["w3"] = last  # a head that says something

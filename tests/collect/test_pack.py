@@ -11,6 +11,7 @@ from jaxevo.collect.pack import (
     Bucket,
     FitError,
     Shapes,
+    fitting,
     lay_out,
     minibatches,
     stack,
@@ -91,6 +92,20 @@ def test_the_first_bucket_that_fits_is_used():
     ladder = (Bucket(1, 6, 8), Bucket(1, 12, 8), Bucket(2, 32, 8))
     batch = stack(tabulate(rows, answer_slots=3), range(4), Shapes(4, 3, 1, ((OWN, ladder),)))
     assert batch.layouts[OWN].ids_BS.shape == (1, 1, 12)
+
+
+def test_rows_that_do_not_fit_together_are_read_in_halves():
+    rows = [make_row(g, [1, 2, 3, g], [5, 6], group=g) for g in range(7)]
+    table = tabulate(rows, answer_slots=2)
+    shapes = Shapes(7, 2, 1, ((OWN, (Bucket(rows=2, slots=10, nodes=8),)),))
+    found = list(fitting(table, range(7), shapes))
+    assert [list(chosen) for chosen, _ in found] == [[0, 1, 2], [3, 4, 5, 6]]
+    for chosen, batch in found:
+        np.testing.assert_array_equal(batch.group_N[0, : len(chosen)], chosen)
+        assert batch.real_N.sum() == len(chosen)
+    narrow = Shapes(7, 2, 1, ((OWN, (Bucket(rows=2, slots=4, nodes=8),)),))
+    with pytest.raises(FitError, match="needs 5 slots"):
+        list(fitting(table, range(7), narrow))
 
 
 def test_masks_come_from_sources_and_behaviour_subtracts_the_kept_mass():

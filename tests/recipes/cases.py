@@ -7,6 +7,7 @@ from typing import Any
 from jaxevo.recipes.alphagrpo import alphagrpo
 from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.grpo import grpo
+from jaxevo.recipes.rest_mcts import rest_mcts
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.spiral import spiral
 from jaxevo.recipes.ttcs import ttcs
@@ -40,7 +41,7 @@ CASES = (
         snapshot_rounds=2,
     ), updates=6),
     Case("alphagrpo", lambda: alphagrpo(
-        learning_rate=1e-3, steps=6, window_steps=3, window_end=5, flow_clip=0.2,
+        learning_rate=1e-3, steps=6, window=(3, 5), flow_clip=0.2,
         epochs=2,
     ), updates=6),
     Case("ttcs", lambda: ttcs(
@@ -49,4 +50,8 @@ CASES = (
     ), updates=6, run={"max_new_tokens": 8}),
     Case("cleaner", lambda: cleaner(learning_rate=1e-3, warmup_updates=0, minibatches=2),
          updates=6, run={"max_new_tokens": 24}),
+    Case("rest-mcts", lambda: rest_mcts(
+        learning_rate=1e-3, value_learning_rate=1e-3, iterations=5, step_tokens=3, roll_steps=1,
+        step_end=("=", "+", "1", "2", "3", "4", "5"), least_value=0.0,
+    ), updates=9, run={"max_new_tokens": 6}),
 )  # fmt: skip
