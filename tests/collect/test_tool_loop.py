@@ -205,11 +205,12 @@ def test_edited_rows_of_a_truncated_sampler_are_refused(talker):
     run = build_run(cleaner(), options, model=talker)
     lab = run.bench.lab(run.state.params)
     rows = run.recipe.collect(lab, run.state, run.memory)["policy"]
-    (objective,), shapes = run.recipe.objectives, run.learner.shapes["policy"]
+    (objective,) = run.recipe.objectives
+    args = run.learner, lab.tokenizer, run.state, rows, np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"then edited.*cannot be corrected"):
-        prepare(rows, objective, shapes, lab.tokenizer)
+        step.learn(objective, *args)
     (careless,) = cleaner(truncation="ignore").objectives
-    assert prepare(rows, careless, shapes, lab.tokenizer).rows == rows
+    careless.check(tabulate(rows, answer_slots=ANSWER).batch)
 
 
 def test_the_first_ratio_is_one(run):
@@ -229,7 +230,7 @@ def test_the_first_ratio_is_one(run):
     )
     index = {row.uid: n for n, row in enumerate(rows)}
     chosen = [index[row.uid] for row in first["trained"]]
-    logp_NA = np.asarray(first["signals"]["logp"]).reshape(-1, ANSWER)[: len(chosen)]
+    logp_NA = np.asarray(first["signals"]["text"]["logp"]).reshape(-1, ANSWER)[: len(chosen)]
     mask_NA = table.batch.answers["text"].mask_NA[chosen]
     assert len(chosen) == len(rows) // 2
     np.testing.assert_allclose(np.exp(logp_NA - old_NA[chosen])[mask_NA], 1.0, atol=1e-5)
