@@ -10,16 +10,29 @@ A round of self-improvement (`jaxevo.step` shows it on one screen):
             frozen views; current forward; credit; terms -> (numerator, denominator); update
     parameter sets follow each other;  memory = recipe.grow(memory, experience)
 
+What a recipe author writes: `collect` in ordinary Python with the lab's instruments (sample,
+extend, fork, verify, map), objectives made of bound functions, `grow` for what is remembered, and
+`sizes` where a round is not P prompts x G single answers. `jaxevo new-recipe` writes a start.
+
 Promises:
   * Masks come from sources, never from token values. Slots that the policy did not sample have
     mask 0, and whatever stands there changes neither value nor gradient.
   * `[N, A]` arrays are left-aligned answer slots: slot t speaks about answer token t given all that
     stands before it. The shift happens once, in the scorer.
+  * Text is one stream of actions; a row may carry others (`Row.actions`), each with its own second
+    axis. A term names its stream; the policy alone knows what kind of log-prob an action has.
   * Advantages see the whole batch; credit runs after the frozen forward passes; nothing below them
     computes a statistic over rows, so micro-batches and devices cannot change a result.
   * A term returns per-token values and the mask it speaks on; `reduce` turns them into one
     (numerator, denominator) pair, summed over devices and micro-batches and divided once.
-  * Parameter sets are named and never alias. Rows, segments and memory are immutable values.
+  * Parameter sets are named and never alias; several may be trained, each by its own objective,
+    and an objective without rows takes no step, so that stages and phases need no special case.
+  * Rows, segments and memory are immutable values. An edit makes a new row; what it has moved has
+    `logp` None, the trainer computes it anew, and a correction of such rows is refused. A row that
+    is sampled on after an edit, or several times from one point, is forked first.
+  * All randomness of a row hangs on the run's key, the row's uid and a position, on nothing else.
+  * Every row that was sampled is logged with its role and tokens, trained or not; a token that
+    forks share counts once.
   * Options are bound with `bind`, so that equal recipes are equal values: rebuilding one does not
     recompile, and its `repr` is its full configuration.
 
