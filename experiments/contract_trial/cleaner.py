@@ -2,9 +2,12 @@
 
 The toy answers `7*8+9=` with a calculator: `[7*8](56)[56+9](65)65`. Its start has seen such
 conversations (of which the replies are not learnt) in which most calls are malformed, and are then
-corrected, or fail again, or are given up for a guess; after so short a training it fails at 40 to
-60 % of first attempts. How often a call works at its first attempt is always measured without
-rollback, on problems of its own.
+corrected, or fail again, or are given up for a guess; after so short a training it fails at 45 to
+70 % of first attempts, depending on the seed. How often a call works at its first attempt is always
+measured without rollback, on problems of its own.
+
+What came of it: failed calls vanish from what rewarded answers teach on every seed, but first
+attempts got better faster on two of three seeds only, and by less than seeds differ.
 """
 
 from __future__ import annotations
