@@ -15,6 +15,8 @@ from jaxevo.run.build import build_run
 from jaxevo.run.options import RunOptions
 from jaxevo.types import bind
 
+pytestmark = pytest.mark.slow  # they compile a model
+
 OPTIONS = RunOptions(model="tiny", prompts=2, samples=3, max_new_tokens=4)
 NOISY = (False, True, True, False)
 

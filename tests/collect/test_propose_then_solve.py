@@ -20,6 +20,8 @@ from jaxevo.run.options import RunOptions
 from jaxevo.tasks.proposer import read_question
 from jaxevo.types import Message, Row, Segment, Task
 
+pytestmark = pytest.mark.slow  # they compile a model
+
 OPTIONS = RunOptions(
     model="tiny", task="add2", prompts=4, samples=8, max_new_tokens=6, eval_problems=0
 )

@@ -29,6 +29,8 @@ from jaxevo.run.metrics import round_metrics
 from jaxevo.run.options import RunOptions
 from jaxevo.types import Message, Row, Segment, Task
 
+pytestmark = pytest.mark.slow  # they compile a model
+
 MARKS = ("[", "]")
 ANSWER = 24
 OPTIONS = RunOptions(

@@ -24,6 +24,8 @@ from jaxevo.run.options import RunOptions
 from jaxevo.step import with_old
 from jaxevo.types import OWN
 
+pytestmark = pytest.mark.slow  # they compile a model
+
 HOW = Search(
     iterations=5, branch=3, roll_steps=1, roll_branch=2, explore=0.4, unvisited=0.8, mix=0.5,
     end_gate=2.0, step_tokens=3, stop=("=", "+", "1", "2", "3", "4", "5"),
