@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -151,12 +151,18 @@ def tabulate(
 
 
 def _contexts(rows: Sequence[Row], view: View, tokenizer: object) -> list[np.ndarray | None]:
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
+    groups = by_group(rows)
     assert view.context is not None
     found = (view.context(row, groups[row.group], tokenizer) for row in rows)
     return [None if c is None else np.asarray(c.ids, np.int32) for c in found]
+
+
+def by_group(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """The rows of each group, both in the order of first appearance."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return groups
 
 
 def _dense(labels: Sequence[object]) -> np.ndarray:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.waves import by_group, read_answers, voted
+from jaxevo.collect.pack import by_group
+from jaxevo.collect.waves import read_answers, voted
 from jaxevo.rewards.novelty import copied
 from jaxevo.rewards.repetition import repeated
 from jaxevo.rewards.vote import bell, consistency, undecided
@@ -234,7 +235,7 @@ def draw_until(
         tasks = next_problems(lab, memory, count, skip=draw * count)
         rows = voted(lab, lab.sample(tasks, params=params))
         asked += rows
-        kept += [group for group in by_group(rows) if _in_band(group, *band)]
+        kept += [group for group in by_group(rows).values() if _in_band(group, *band)]
         if len(kept) >= wanted:
             return kept[:wanted], asked
     raise ValueError(

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxevo.advantages import zero_advantage
 from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.pack import by_group
 from jaxevo.collect.readings import probe_row, probe_values
 from jaxevo.collect.trees import Trees, add_children, back_up, best_child, mixed, plant, select
 from jaxevo.rewards import infer_values
@@ -237,10 +238,8 @@ def search_and_label(
 
 def _best(solved: Sequence[tuple[float, Row]], least_value: float, paths: int) -> list[Row]:
     """Of each group the `paths` rows of the largest values that are at least `least_value`."""
-    groups: dict[int, list[Row]] = {}
-    for value, row in sorted(solved, key=lambda pair: -pair[0]):
-        if value >= least_value:
-            groups.setdefault(row.group, []).append(row)
+    ranked = sorted(solved, key=lambda pair: -pair[0])
+    groups = by_group(row for value, row in ranked if value >= least_value)
     return [row for group in groups.values() for row in group[:paths]]
 
 

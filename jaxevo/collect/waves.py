@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab
+from jaxevo.collect.pack import by_group
 from jaxevo.rewards.integer import last_number
 from jaxevo.rewards.vote import agreement, majority
 from jaxevo.types import Row, TrainState
@@ -26,7 +27,7 @@ def voted(lab: Lab, rows: Sequence[Row]) -> list[Row]:
     What a row answers is its last number; `info["majority"]` is the group's.
     """
     judged = []
-    for group in by_group(rows):
+    for group in by_group(rows).values():
         answers = read_answers(lab, group)
         winner = majority(answers)
         for row, reward in zip(group, agreement(answers).tolist(), strict=True):
@@ -38,11 +39,3 @@ def voted(lab: Lab, rows: Sequence[Row]) -> list[Row]:
 def read_answers(lab: Lab, rows: Sequence[Row]) -> list[str]:
     """The last number of each row's answer, "" where there is none."""
     return [last_number(lab.answer_text(row)) for row in rows]
-
-
-def by_group(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows of each group, in the order of first appearance."""
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return list(groups.values())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo import step
+from jaxevo.collect.pack import by_group
 from jaxevo.collect.readings import answer_logp, influence, objective_gradient
 from jaxevo.models import decoder
 from jaxevo.optimizers import adam_moments
@@ -66,20 +67,13 @@ def plain_loss(params, config, rows):
     return total / tokens
 
 
-def by_group(rows):
-    groups = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return list(groups.values())
-
-
 @pytest.mark.slow
 def test_the_gradient_of_each_question_is_that_of_autodiff(lab, run, rows, tiny_model):
     (objective,) = run.recipe.objectives
     fn = bind(objective_gradient, objective=objective)
     gradients = lab.map(fn, rows, like=objective, by="groups")
     largest = 0.0
-    for g, group in enumerate(by_group(rows)):
+    for g, group in enumerate(by_group(rows).values()):
         wanted = jax.grad(plain_loss)(run.state.params["policy"], tiny_model.config, group)
         got = jax.tree.map(lambda x, g=g: x[g], gradients)
         largest = max(largest, np.abs(flat(wanted)).max())

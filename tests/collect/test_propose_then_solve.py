@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxevo.collect.pack import by_group
 from jaxevo.collect.propose_then_solve import (
     Questions,
     mixed,
@@ -12,7 +13,7 @@ from jaxevo.collect.propose_then_solve import (
     proposal_reward,
     remember_questions,
 )
-from jaxevo.collect.waves import by_group, read_answers
+from jaxevo.collect.waves import read_answers
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.rewards import agreement, bell, consistency, copied, repeated
 from jaxevo.run.build import build_run
@@ -71,7 +72,7 @@ def test_questions_are_rewarded_for_dividing_the_solver(proposed):
     assert len(rows) == 16 * 8
     texts = [row.info["question"] for row in rows]
     penalty = repeated(texts)
-    voters = by_group([row for row in lab.sampled.values() if row.role == "voter"])
+    voters = list(by_group(row for row in lab.sampled.values() if row.role == "voter").values())
     assert len(voters) == sum(map(bool, texts)) > 8
     found = iter(voters)
     for row, text, repetition in zip(rows, texts, penalty, strict=True):
@@ -161,7 +162,9 @@ def test_questions_are_written_once_a_stage_and_asked_in_turn(build):
         after = remember_questions(memory, experience)
         source = mixed(experience["written"]) if experience["written"] else memory
         entries = [source.entries[n % len(source.entries)] for n in range(source.asked, 400)]
-        asked = [group[0].task.messages[0].content for group in by_group(experience["asked"])]
+        asked = [
+            group[0].task.messages[0].content for group in by_group(experience["asked"]).values()
+        ]
         wanted = [text or lab.source.train(at).messages[0].content for at, text in entries]
         assert asked == wanted[: len(asked)]
         memory, position = after, lab.position
@@ -172,7 +175,7 @@ def test_questions_are_written_once_a_stage_and_asked_in_turn(build):
 def test_only_questions_inside_the_band_are_learnt_from(build):
     run = build(oversample=4, band=(0.3, 0.5))
     experience, lab = collected(run, 2)
-    kept, asked = by_group(experience["policy"]), by_group(experience["asked"])
+    kept, asked = (list(by_group(experience[n]).values()) for n in ("policy", "asked"))
     inside = []
     for group in asked:
         rewards = [row.reward for row in group]
@@ -203,7 +206,7 @@ def test_without_synthesis_and_filter_it_is_plain_majority_voting(build):
             assert (row.uid, row.group, row.task) == (plain.uid, plain.group, plain.task)
             np.testing.assert_array_equal(row.answer_ids, plain.answer_ids)
             np.testing.assert_array_equal(row.answer[0].logp, plain.answer[0].logp)
-        for group in by_group(rows):
+        for group in by_group(rows).values():
             own = [row.reward for row in experience["policy"] if row.group == group[0].group]
             np.testing.assert_array_equal(own, agreement(read_answers(other, group)))
         assert lab.position == other.position

@@ -73,4 +73,6 @@ def test_the_compact_form_keeps_to_the_toys_alphabet():
     tool, faults = Calculator(), ("(7", "7*", "7*8", "1" * 101, "")
     texts = [tool.reply(call, compact=True, again=again).text
              for call in faults for again in (False, True)]  # fmt: skip
-    toy.tokenizer().encode("".join([*texts, *tool.marks(compact=True), tool.manual(compact=True)]))
+    written = "".join([*texts, *tool.marks(compact=True), tool.manual(compact=True)])
+    tokens = toy.tokenizer()
+    assert tokens.decode(tokens.encode(written)) == written
