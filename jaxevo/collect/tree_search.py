@@ -34,6 +34,7 @@ class Search:
     of an expansion. roll_steps, roll_branch: longest roll-out in steps, and proposals of each.
     explore, unvisited: of `uct`. mix: share of a roll-out's best value. end_gate: a selected node
     of this value is not expanded any more. step_tokens: longest step. stop: what ends a step.
+    until_gate: a tree stops growing at the first such node, as a search for one answer does.
     """
 
     iterations: int
@@ -46,6 +47,7 @@ class Search:
     step_tokens: int
     stop: tuple[str, ...]
     roll_branch: int = 1
+    until_gate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iterations", "branch", "roll_branch", "step_tokens"):
@@ -86,14 +88,17 @@ def grow_trees(
     """
     trees = plant(len(tasks), branch=how.branch, capacity=len(tasks) * (1 + how.nodes))
     growth = _Growth(lab, how, score, trees, _roots(lab, tasks))
+    growing_P = np.ones(len(tasks), bool)
     for _ in range(how.iterations):
         chosen_P = select(trees, explore=how.explore, unvisited=how.unvisited)
-        trees.ended_M[chosen_P] |= trees.value_M[chosen_P] >= how.end_gate
-        open_N = chosen_P[~trees.ended_M[chosen_P]]
+        good_P = trees.value_M[chosen_P] >= how.end_gate
+        trees.ended_M[chosen_P[growing_P & good_P]] = True
+        open_N = chosen_P[growing_P & ~trees.ended_M[chosen_P]]
         if len(open_N):
             growth.expand(open_N)
             growth.simulate(best_child(trees, open_N))
-        back_up(trees, chosen_P)
+        back_up(trees, chosen_P[growing_P])
+        growing_P &= ~(good_P & how.until_gate)
     return trees, growth.rows
 
 

@@ -200,6 +200,23 @@ def test_an_end_gate_out_of_reach_lets_the_search_go_on(run):
     assert (trees.parent_M[4 : trees.count] >= 4).any()
 
 
+def test_a_search_for_one_answer_stops_each_tree_at_the_gate(run):
+    how = dataclasses.replace(HOW, end_gate=0.9, iterations=6, roll_steps=0)
+    lab = new_lab(run)
+    tasks = lab.tasks()
+    easy = [task.uid for task in tasks[:2]]
+
+    def score(rows):
+        return np.array([1.0 if row.task.uid in easy else 0.5 for row in rows])
+
+    trees, rows = grow_trees(lab, tasks, how=dataclasses.replace(how, until_gate=True), score=score)
+    sizes = [sum(row.group == root.group for row in rows) - 1 for root in rows[:4]]
+    assert max(sizes[:2]) <= how.branch < min(sizes[2:])
+    np.testing.assert_array_equal(trees.visits_M[:4], [2, 2, 6, 6])
+    every, _ = grow_trees(new_lab(run), tasks, how=how, score=score)
+    np.testing.assert_array_equal(every.visits_M[:4], 6)
+
+
 # ---------------------------------------------------------------------------- values and labels
 @pytest.fixture(scope="module")
 def labelled(run):

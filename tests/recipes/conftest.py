@@ -1,8 +1,11 @@
 """Runs of the tiny random model under the options of the shared drive."""
 
 import dataclasses
+import functools
 
+import jax
 import pytest
+from cases import CASES
 
 from jaxevo.run.build import build_run
 from jaxevo.run.loop import one_round
@@ -40,3 +43,27 @@ def drive():
         return state, memory, metrics, records
 
     return go
+
+
+@pytest.fixture(scope="session")
+def three_rounds(start, drive):
+    """three_rounds(case) -> host copies of the states after the first and the last of three rounds,
+    their metrics and records: made once for all tests of a case."""
+
+    @functools.cache
+    def make(name):
+        (case,) = (c for c in CASES if c.name == name)
+        run = start(case)
+        state, memory, first_metrics, first_records = drive(run, 1)
+        first = on_host(state)
+        state, _, metrics, records = drive(run, 2, state, memory)
+        return first, on_host(state), first_metrics + metrics, first_records + records
+
+    return lambda case: make(case.name)
+
+
+def on_host(state):
+    """A copy that later updates, which donate their weights, leave alone."""
+    return dataclasses.replace(
+        state, params=jax.device_get(state.params), optimizer=jax.device_get(state.optimizer)
+    )
