@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main
+from experiments.contract_trial.study import Study, main, pairs
 from experiments.contract_trial.warm_start import warm_start
 from jaxevo.collect.edits import call_text, split_turn
 from jaxevo.collect.tool_loop import Rollback, ToolLoop
@@ -248,18 +248,16 @@ def growth(curve: Sequence[dict[str, float]]) -> float:
 
 def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
     """For every seed by itself."""
-    arms = {(r["arm"], r["seed"]): r for r in runs}
-    seeds = sorted({r["seed"] for r in runs})
-    pairs = [(arms["rollback", seed], arms["no rollback", seed]) for seed in seeds]
+    both = pairs(runs, "rollback", "no rollback")
     faster, few, many = TARGET.values()
     return {
         "first attempts get better faster": all(
-            own["growth"] >= faster * other["growth"] for own, other in pairs
+            own["growth"] >= faster * other["growth"] for own, other in both
         ),
         "next to nothing is learnt from failed calls": all(
-            own["failed_share"] <= few for own, _ in pairs
+            own["failed_share"] <= few for own, _ in both
         ),
-        "without rollback much is": all(other["failed_share"] >= many for _, other in pairs),
+        "without rollback much is": all(other["failed_share"] >= many for _, other in both),
     }
 
 

@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from experiments.bench.record import provenance
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)  # for reporting; tuning uses others
+MORE_SEEDS = tuple(range(20, 28))  # of a study that is repeated
 Run = dict[str, Any]
 
 
@@ -31,7 +35,7 @@ class Study:
     target: thresholds by name. tried: the settings that were tried on tuning seeds, and what came
     of them. run: `(seed) -> one result per arm`, JSON values with `arm` and `seed`. verdict:
     `(runs) -> {part of the claim: whether it holds}`. draw: `(axes, runs) -> None`; panels: how
-    many axes it wants side by side.
+    many axes it wants side by side. seeds: for reporting.
     """
 
     name: str
@@ -43,12 +47,25 @@ class Study:
     verdict: Callable[[Sequence[Run]], dict[str, bool]]
     draw: Callable[[Any, Sequence[Run]], None]
     panels: int = 1
+    seeds: Sequence[int] = SEEDS
+
+
+def pairs(runs: Sequence[Run], one: str, other: str) -> list[tuple[Run, Run]]:
+    """The runs of two arms, seed by seed."""
+    arms = {(r["arm"], r["seed"]): r for r in runs}
+    return [(arms[one, s], arms[other, s]) for s in sorted({r["seed"] for r in runs})]
+
+
+def lower_bound(values: Sequence[float], *, level: float = 0.95) -> float:
+    """One-sided confidence bound of a mean: mean − t s / √n, Student's t of n − 1 degrees."""
+    n, spread = len(values), float(np.std(values, ddof=1))
+    return float(np.mean(values)) - float(stats.t.ppf(level, n - 1)) * spread / n**0.5
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
     """Runs every seed, computes the verdict, writes results/NAME.json and NAME.png."""
     parser = argparse.ArgumentParser(description=study.claim)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
     parser.add_argument("--out", type=Path, default=RESULTS / f"{study.name}.json")
     args = parser.parse_args(argv)
     origin, runs = provenance(study.name), []

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main
+from experiments.contract_trial.study import Study, main, pairs
 from experiments.contract_trial.warm_start import warm_start
 from jaxevo.models import hub
 from jaxevo.recipes.ttcs import ttcs
@@ -119,11 +119,15 @@ def question(generator: np.random.Generator, sign: str) -> str:
     return f"{left}{sign}{right}"
 
 
+def start(seed: int) -> hub.LoadedModel:
+    """The toy that has seen examples."""
+    tokens = {"prompt_tokens": 5, "answer_tokens": 4}
+    return warm_start(hub.load("toy"), bind(example), seed=seed, **tokens, **WARM)
+
+
 def run_seed(seed: int) -> list[dict[str, Any]]:
     """All arms from the same start; the last one spends what the one before it did."""
-    model = warm_start(
-        hub.load("toy"), bind(example), seed=seed, prompt_tokens=5, answer_tokens=4, **WARM
-    )
+    model = start(seed)
     runs: list[dict[str, Any]] = []
     for arm in ARMS:
         budget = runs[-1]["tokens"] if arm == "votes only" else None
@@ -205,14 +209,13 @@ def summary(
 def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
     """For every seed by itself. Who wins, turns or votes only, is reported and no part of it."""
     arms = {name: [r for r in runs if r["arm"] == name] for name in ARMS}
-    pairs = list(zip(arms["penalty"], arms["no penalty"], strict=True))
     return {
         "questions come to divide the solver": all(
             r["bell_end"] - r["bell_start"] >= TARGET["bell_rises_by"] for r in arms["penalty"]
         ),
         "the penalty keeps them distinct": all(
             one["distinct_end"] - other["distinct_end"] >= TARGET["distinct_kept_by_penalty"]
-            for one, other in pairs
+            for one, other in pairs(runs, "penalty", "no penalty")
         ),
         "the solver gets better without labels": all(
             r["test_end"] - r["test_start"] >= TARGET["accuracy_rises_by"] for r in arms["in turns"]
@@ -220,25 +223,38 @@ def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
     }
 
 
+COLORS = {"penalty": "C0", "no penalty": "C3", "in turns": "C0", "votes only": "0.55"}
+
+
 def draw(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
-    colors = {"penalty": "C0", "no penalty": "C3", "in turns": "C0", "votes only": "0.55"}
-    for r in runs:
-        label = r["arm"] if r["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[r["arm"]], "label": label, "linewidth": 1.2}
-        if "penalty" in r["arm"]:
+    draw_writers(axes[:2], [r for r in runs if "penalty" in r["arm"]])
+    last = axes[2]
+    for r in (r for r in runs if "penalty" not in r["arm"]):
+        x = [1e-3 * one["tokens"] for one in r["read"]]
+        last.plot(x, [one["test"] for one in r["read"]], **_style(r, runs))
+    last.set(xlabel="sampled tokens (thousands)", ylabel="right answers (share)", ylim=(0, 1))
+    last.set_title("Test questions, no labels", loc="left", fontsize=11)
+    last.legend(frameon=False)
+
+
+def draw_writers(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
+    """What the writers that are trained alone come to ask."""
+    readings = {
+        "bell": ("mean bell reward", "Questions divide the solver"),
+        "distinct": ("distinct questions (share)", "Repetition"),
+    }
+    for one, (name, (ylabel, title)) in zip(axes, readings.items(), strict=True):
+        for r in runs:
             x = [w["round"] for w in r["written"]]
-            axes[0].plot(x, [w["bell"] for w in r["written"]], **style)
-            axes[1].plot(x, [w["distinct"] for w in r["written"]], **style)
-        else:
-            x = [1e-3 * one["tokens"] for one in r["read"]]
-            axes[2].plot(x, [one["test"] for one in r["read"]], **style)
-    axes[0].set(xlabel="updates of the writer", ylabel="mean bell reward", ylim=(0, 1))
-    axes[1].set(xlabel="updates of the writer", ylabel="distinct questions (share)", ylim=(0, 1))
-    axes[2].set(xlabel="sampled tokens (thousands)", ylabel="right answers (share)", ylim=(0, 1))
-    titles = ("Questions divide the solver", "Repetition", "Test questions, no labels")
-    for one, title in zip(axes, titles, strict=True):
+            one.plot(x, [w[name] for w in r["written"]], **_style(r, runs))
+        one.set(xlabel="updates of the writer", ylabel=ylabel, ylim=(0, 1))
         one.set_title(title, loc="left", fontsize=11)
         one.legend(frameon=False)
+
+
+def _style(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    label = run["arm"] if run["seed"] == runs[0]["seed"] else None
+    return {"color": COLORS[run["arm"]], "label": label, "linewidth": 1.2}
 
 
 STUDY = Study(
