@@ -69,7 +69,7 @@ def run_seed(seed: int) -> list[dict[str, Any]]:
 
 def run_arm(arm: str, seed: int, model: hub.LoadedModel) -> dict[str, Any]:
     options = RunOptions(model="toy", seed=seed, eval_problems=0, **RUN)
-    run = build_run(alphagrpo(**RECIPE, **ARMS[arm]), options, model=model)
+    run = build_run(alphagrpo(**{**RECIPE, **ARMS[arm]}), options, model=model)
     state, memory, curve, mismatch, tokens = run.state, run.memory, [], 0.0, 0.0
     for index in range(options.rounds + 1):
         if index % EVERY == 0:

@@ -1,9 +1,10 @@
 """Sums in steps, searched as trees: `python -m experiments.contract_trial.rest_mcts`.
 
-`3+4+5+2+1=` is solved as `7+5+2+1=12+2+1=14+1=15`. The start is a toy that has seen such solutions
-with a known share of wrong steps, so that it is right at one whole solution in three or so. Tree
-search and Best-of-N spend the same number of sampled tokens on each problem and choose their answer
-by the same rule: the finished solution of the largest value under the same value model.
+`3+4+0+2+1+1=` is solved modulo 5 as `2+0+2+1+1=2+2+1+1=4+1+1=0+1=1`. The start is a toy that has
+seen such solutions with a known share of wrong steps, so that it is right at one whole solution in
+four or so. Tree search, which stops at the first node of the end gate's value, and Best-of-N spend
+the same number of sampled tokens on each problem and choose their answer by the same rule: the
+finished solution of the largest value under the same value model.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from jaxevo.tasks import task_source
 from jaxevo.tasks.draw import fixed_hash
 from jaxevo.types import Message, Row, Segment, Task, TaskSource, TrainState, bind
 
-TERMS, LARGEST = 5, 5  # operands of a problem, from 1 to the largest
-TRAIN, HELD_OUT = 2048, 96
-WRONG = 0.3  # share of wrong steps in what the start has seen
+TERMS, BASE = 6, 5  # operands of a problem, and what their sum is taken modulo
+TRAIN, HELD_OUT = 2048, 128
+WRONG = 0.25  # share of wrong steps in what the start has seen
 RECIPE = {
     "iterations": 10,
     "branch": 3,
     "roll_steps": 1,
     "explore": 0.1,
     "unvisited": 0.1,
-    "step_tokens": 9,
+    "step_tokens": 10,
     "step_end": ("=",),
     "paths": 4,
     "least_value": 0.0,
@@ -47,10 +48,11 @@ RECIPE = {
     "value_epochs": 4,
     "minibatches": 4,
 }
-RUN = {"prompts": 48, "samples": 4, "max_new_tokens": 30, "prompt_tokens": 10}
-WARM = {"steps": 300, "rows": 48, "learning_rate": 2e-3, "prompt_tokens": 10, "answer_tokens": 25}
+RUN = {"prompts": 128, "samples": 4, "max_new_tokens": 38, "prompt_tokens": 12}
+WARM = {"steps": 400, "rows": 64, "learning_rate": 2e-3, "prompt_tokens": 12, "answer_tokens": 31}
 ROUNDS = 2
-EVALUATION: dict[str, Any] = {}  # how trees are grown for the comparison, where it differs
+# How trees are grown for the comparison, where it differs.
+EVALUATION: dict[str, Any] = {"until_gate": True, "iterations": 20}
 ARMS = {"verified": {"control": "none"}, "coin": {"control": "random"}}
 TARGET = {
     "rank_correlation_above": 0.5,
@@ -67,7 +69,7 @@ def problems() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Operands of training and of held-out problems; none of one side is a reordering of one of
     the other, since about a quarter of all operand sets is held out."""
     generator = np.random.default_rng(0)
-    drawn = generator.integers(1, LARGEST + 1, (8 * (TRAIN + HELD_OUT), TERMS)).tolist()
+    drawn = generator.integers(BASE, size=(8 * (TRAIN + HELD_OUT), TERMS)).tolist()
     found = list(dict.fromkeys(tuple(operands) for operands in drawn))
     held_out = [o for o in found if _is_held_out(o)]
     return [o for o in found if not _is_held_out(o)][:TRAIN], held_out[:HELD_OUT]
@@ -85,7 +87,7 @@ def source(seed: int) -> TaskSource:
 
 def _task(operands: tuple[int, ...]) -> Task:
     asked = _shown(operands)
-    return Task(f"steps/{asked}", (Message("user", asked),), str(sum(operands)))
+    return Task(f"steps/{asked}", (Message("user", asked),), str(sum(operands) % BASE))
 
 
 def _shown(numbers: Sequence[int]) -> str:
@@ -95,12 +97,12 @@ def _shown(numbers: Sequence[int]) -> str:
 def written(
     operands: Sequence[int], generator: np.random.Generator
 ) -> tuple[list[str], list[bool]]:
-    """A solution's steps, and which of them are right; a wrong one leaves out the last operand,
-    which it cannot where two are left."""
+    """A solution's steps, and which of them are right; a wrong one adds wrongly."""
     left, steps, right = list(operands), [], []
     while len(left) > 1:
-        right.append(len(left) == 2 or bool(generator.random() >= WRONG))
-        left = [left[0] + left[1], *(left[2:] if right[-1] else left[2:-1])]
+        right.append(bool(generator.random() >= WRONG))
+        slip = 0 if right[-1] else int(generator.integers(1, BASE))
+        left = [(left[0] + left[1] + slip) % BASE, *left[2:]]
         steps.append(_shown(left) if len(left) > 1 else str(left[0]))
     return steps, right
 
