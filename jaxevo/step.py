@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 from jaxevo.collect.lab import Learner
-from jaxevo.collect.pack import Table, fitting, minibatches, prepare, stack
+from jaxevo.collect.pack import fitting, minibatches, stack
+from jaxevo.collect.table import Table, prepare
 from jaxevo.losses.reduce import ratio
 from jaxevo.losses.total import loss_parts
 from jaxevo.state import advance_counters, follow
@@ -58,7 +59,7 @@ def learn(
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """All updates of one objective on one round's rows."""
     shapes = learner.shapes[objective.name]
-    table = prepare(rows, objective, shapes, tokenizer)
+    table = prepare(rows, objective, shapes.answer, tokenizer)
     if objective.check is not None:
         objective.check(table.batch)
     plans = [

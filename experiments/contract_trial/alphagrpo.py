@@ -4,6 +4,9 @@ The toy answers a one-digit sum and then draws a point, whose quadrant the sum n
 √(right sides · right sum) of a soft judge (`jaxevo.envs.scene`). The text begins half right, the
 drawing at chance. Three arms have the same rollouts: both streams learn, the words alone, the
 drawing alone. Read on the held-out problems, `EVAL` answers each, with the run's own sampling.
+
+What came of it: both streams together end above either alone on every seed, but on one seed they
+are above the words alone by 0.047, which is less than was asked.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from typing import Any, Literal, Protocol
 import jax
 import numpy as np
 
-from jaxevo.collect.pack import Shapes, fitting, prepare, stack
+from jaxevo.collect.pack import Shapes, fitting, stack
+from jaxevo.collect.table import prepare
 from jaxevo.types import (
     Array,
     Batch,
@@ -297,7 +298,7 @@ class Lab:
         if self._learner is None:
             raise ValueError("this lab samples only; map needs the lab of a training run.")
         learner, shapes = self._learner, self._learner.shapes[like.name]
-        table = prepare(rows, like, shapes, self.tokenizer)
+        table = prepare(rows, like, shapes.answer, self.tokenizer)
         if by == "groups":
             shapes = shapes.of_one_group()
             group_N = np.asarray(table.batch.group_N)

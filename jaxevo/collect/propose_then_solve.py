@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.pack import by_group
+from jaxevo.collect.table import by_group
 from jaxevo.collect.waves import read_answers, voted
 from jaxevo.rewards.novelty import copied
 from jaxevo.rewards.repetition import repeated

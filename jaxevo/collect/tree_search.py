@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxevo.advantages import zero_advantage
 from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.pack import by_group
 from jaxevo.collect.readings import probe_row, probe_values
+from jaxevo.collect.table import by_group
 from jaxevo.collect.trees import Trees, add_children, back_up, best_child, mixed, plant, select
 from jaxevo.rewards import infer_values
 from jaxevo.types import Objective, Row, Segment, Size, Sizes, Source, Task, TrainState, bind

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab
-from jaxevo.collect.pack import by_group
+from jaxevo.collect.table import by_group
 from jaxevo.rewards.integer import last_number
 from jaxevo.rewards.vote import agreement, majority
 from jaxevo.types import Row, TrainState

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from jaxevo.collect.lab import RolloutConfig
-from jaxevo.collect.pack import Bucket, Shapes, stack, tabulate
+from jaxevo.collect.pack import Bucket, Shapes, stack
+from jaxevo.collect.table import tabulate
 from jaxevo.models.scorer import score
 from jaxevo.models.tokenizer import Template
 from jaxevo.types import OWN, Batch, Bound, Params, Row, bind

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxevo.collect.acting import act, judged
-from jaxevo.collect.pack import prepare, tabulate
 from jaxevo.collect.readings import with_probe
+from jaxevo.collect.table import prepare, tabulate
 from jaxevo.envs.scene import scene_reward
 from jaxevo.recipes.alphagrpo import alphagrpo
 from jaxevo.run.build import build_run
@@ -72,14 +72,14 @@ def test_the_context_of_a_chain_is_the_whole_row(run, lab, rows):
     changed = act(lab, [row, other], like=like, noise=0.7, noisy=NOISY)
     ends = [r.actions["flow"].data["after"][-1] for r in changed]
     assert np.abs(ends[0] - ends[1]).max() > 1e-3
-    table = prepare(rows, like, run.learner.shapes["policy"], lab.tokenizer)
+    table = prepare(rows, like, run.learner.shapes["policy"].answer, lab.tokenizer)
     mask_NA = table.batch.answers["text"].mask_NA
     assert mask_NA.sum() == sum(r.sampled_tokens for r in rows)
 
 
 def test_an_advantage_serves_both_streams(run, lab, rows):
     (objective,) = run.recipe.objectives
-    table = prepare(rows, objective, run.learner.shapes["policy"], lab.tokenizer)
+    table = prepare(rows, objective, run.learner.shapes["policy"].answer, lab.tokenizer)
     batch = table.batch
     reward = np.array([r.reward for r in rows])
     centred = reward - reward.reshape(2, 3).mean(1).repeat(3)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxevo import step
-from jaxevo.collect.pack import by_group
 from jaxevo.collect.readings import answer_logp, influence, objective_gradient
+from jaxevo.collect.table import by_group
 from jaxevo.models import decoder
 from jaxevo.optimizers import adam_moments
 from jaxevo.recipes.grpo import grpo

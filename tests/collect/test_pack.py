@@ -1,33 +1,21 @@
 """Packing keeps every token on its own path, and reads every answer slot from the right place."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxevo.collect.pack import (
-    Bucket,
-    FitError,
-    Shapes,
-    fitting,
-    lay_out,
-    minibatches,
-    stack,
-    tabulate,
-)
+from jaxevo.collect.pack import Bucket, FitError, Shapes, fitting, lay_out, minibatches, stack
+from jaxevo.collect.table import tabulate
 from jaxevo.types import OWN, Message, Minibatch, Objective, Row, Segment, Task, bind
 
 TASK = Task("t/0", (Message("user", "x"),), "0")
 
 
-def make_row(uid, prompt, answer, *, group=0, tool=(), **more):
+def make_row(uid, prompt, answer, *, group=0, **more):
     segments = [Segment(np.array(prompt, np.int32), "prompt")]
     logp = np.linspace(-1, -2, len(answer)).astype(np.float32)
     segments.append(Segment(np.array(answer, np.int32), "policy", logp=logp))
-    if tool:
-        segments.append(Segment(np.array(tool, np.int32), "tool"))
     return Row(uid, TASK, group, tuple(segments), **more)
 
 
@@ -108,31 +96,6 @@ def test_rows_that_do_not_fit_together_are_read_in_halves():
         list(fitting(table, range(7), narrow))
 
 
-def test_masks_come_from_sources_and_behaviour_subtracts_the_kept_mass():
-    row = make_row(0, [1, 2], [5, 2, 7], tool=[2, 2])
-    cut = row.segments[1]
-    cut = Segment(cut.ids, "policy", logp=cut.logp, log_kept=np.float32([-0.1, 0, -0.2]))
-    cut_row = Row(1, TASK, 0, (row.segments[0], cut))
-    unknown = Row(2, TASK, 0, (row.segments[0], Segment(cut.ids, "policy")))
-    answers = tabulate([row, cut_row, unknown], answer_slots=6).batch.answers["text"]
-    np.testing.assert_array_equal(answers.mask_NA[0], [1, 1, 1, 0, 0, 0])
-    np.testing.assert_array_equal(answers.ids_NA[0], [5, 2, 7, 2, 2, 0])
-    np.testing.assert_allclose(answers.behaviour_NA[1, :3], [-0.9, -1.5, -1.8], rtol=1e-6)
-    np.testing.assert_array_equal(answers.known_N, [True, True, False])
-
-
-def test_bad_rows_are_named():
-    with pytest.raises(ValueError, match=r"row 7 \(t/0\) has 3 answer tokens, but the declared"):
-        tabulate([make_row(7, [1], [1, 2, 3])], answer_slots=2)
-    with pytest.raises(ValueError, match="empty prompt"):
-        tabulate([make_row(7, [], [1])], answer_slots=2)
-    mixed = [make_row(0, [1], [1]), make_row(1, [1], [1], temperature=0.5)]
-    with pytest.raises(ValueError, match=r"temperatures \[0.5, 1.0\]"):
-        tabulate(mixed, answer_slots=2)
-    with pytest.raises(ValueError, match="no rows"):
-        tabulate([], answer_slots=2)
-
-
 def objective(by, count):
     dummy = bind(max)
     return Objective(
@@ -153,29 +116,6 @@ def test_minibatches_keep_groups_whole_and_cover_every_row_once():
     assert [len(cut) for cut in uneven] == [6, 3, 3]
     assert sorted(n for cut in uneven for n in cut) == list(range(12))
     assert len(minibatches(table, objective("groups", 9), np.random.default_rng(0))) == 4
-
-
-def test_what_is_learnt_from_is_said_by_source():
-    told = Segment(np.array([5, 6]), "forced")
-    own = Segment(np.array([7]), "policy", logp=np.array([-0.5], np.float32))
-    row = Row(0, TASK, 0, (Segment(np.array([1]), "prompt"), own, told))
-    by_source = {
-        learns: tabulate([row], answer_slots=4, learns=learns).batch.answers["text"]
-        for learns in (("policy",), ("forced",), ("policy", "forced"))
-    }
-    masks = {learns: answers.mask_NA[0].tolist() for learns, answers in by_source.items()}
-    assert masks == {
-        ("policy",): [True, False, False, False],
-        ("forced",): [False, True, True, False],
-        ("policy", "forced"): [True, True, True, False],
-    }
-    assert [bool(a.known_N[0]) for a in by_source.values()] == [True, False, False]
-
-
-def test_numbers_of_rows_are_columns():
-    rows = [dataclasses.replace(make_row(i, [1], [1]), numbers={"b": 0.5 * i}) for i in range(2)]
-    table = tabulate([*rows, make_row(2, [1], [1])], answer_slots=1)
-    np.testing.assert_array_equal(table.batch.numbers["b"], np.float32([0, 0.5, np.nan]))
 
 
 def test_padding_rows_are_empty():

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxevo.collect.pack import by_group
 from jaxevo.collect.propose_then_solve import (
     Questions,
     mixed,
@@ -13,6 +12,7 @@ from jaxevo.collect.propose_then_solve import (
     proposal_reward,
     remember_questions,
 )
+from jaxevo.collect.table import by_group
 from jaxevo.collect.waves import read_answers
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.rewards import agreement, bell, consistency, copied, repeated

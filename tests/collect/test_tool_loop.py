@@ -10,7 +10,7 @@ import pytest
 
 from jaxevo import step
 from jaxevo.collect.edits import call_text, last_turn
-from jaxevo.collect.pack import prepare, tabulate
+from jaxevo.collect.table import prepare, tabulate
 from jaxevo.collect.tool_loop import (
     Rollback,
     Talk,
@@ -221,7 +221,7 @@ def test_the_first_ratio_is_one(run):
     rows = run.recipe.collect(lab, run.state, run.memory)["policy"]
     assert any(s.logp is None for row in rows for s in row.answer if s.source == "policy")
     (objective,), shapes = run.recipe.objectives, run.learner.shapes["policy"]
-    table = prepare(rows, objective, shapes, lab.tokenizer)
+    table = prepare(rows, objective, shapes.answer, lab.tokenizer)
     old_NA = step.with_old(table, objective, run.learner, run.state).batch.old["text"]
     state = run.state.replace(  # an update donates what it is given
         params=jax.tree.map(jnp.copy, run.state.params),

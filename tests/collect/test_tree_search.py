@@ -7,7 +7,8 @@ import heapq
 import numpy as np
 import pytest
 
-from jaxevo.collect.pack import FitError, lay_out, prepare, stack
+from jaxevo.collect.pack import FitError, lay_out, stack
+from jaxevo.collect.table import prepare
 from jaxevo.collect.tree_search import (
     Search,
     ends,
@@ -255,7 +256,7 @@ def test_prefixes_of_one_problem_are_packed_as_a_tree(run, labelled):
     _, experience = labelled
     objective, rows = run.recipe.objectives[0], experience["value"]
     shapes = run.learner.shapes["value"]
-    table = prepare(rows, objective, shapes, run.bench.model.tokenizer)
+    table = prepare(rows, objective, shapes.answer, run.bench.model.tokenizer)
     bucket = dict(shapes.buckets)[OWN][-1]
     packed = lay_out(table, range(len(rows)), OWN, shapes, bucket)
     prefixes = {
@@ -289,7 +290,7 @@ def test_old_log_probs_are_read_in_parts_where_the_solutions_do_not_fit_together
     ((view, (bucket,)),) = shapes.buckets
     narrow = dataclasses.replace(shapes, buckets=((view, (dataclasses.replace(bucket, rows=1),)),))
     learner = dataclasses.replace(run.learner, shapes={"policy": narrow})
-    table = prepare(rows, objective, narrow, run.bench.model.tokenizer)
+    table = prepare(rows, objective, narrow.answer, run.bench.model.tokenizer)
     with pytest.raises(FitError):
         stack(table, range(len(rows)), narrow)
     old_NA = with_old(table, objective, learner, run.state).batch.old["text"]

@@ -8,7 +8,8 @@ import pytest
 from cases import CASES
 
 from jaxevo import step
-from jaxevo.collect.pack import prepare, stack
+from jaxevo.collect.pack import stack
+from jaxevo.collect.table import prepare
 from jaxevo.recipes import recipe_names
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.types import OWN
@@ -164,7 +165,7 @@ def test_garbage_under_mask_0_changes_neither_loss_nor_gradient(start):
     rows = [shortened(row, 1 + n % 4) for n, row in enumerate(rows)]
     objective, learner = run.recipe.objectives[0], run.learner
     shapes = learner.shapes["policy"]
-    table = prepare(rows, objective, shapes, run.bench.model.tokenizer)
+    table = prepare(rows, objective, shapes.answer, run.bench.model.tokenizer)
     batch = stack(table, range(shapes.rows), shapes)
     text = batch.answers["text"]
     masked = ~text.mask_NA

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxevo.collect.pack import Table, stack, tabulate
+from jaxevo.collect.pack import stack
+from jaxevo.collect.table import Table, tabulate
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.build import declare_shapes, single_turn_sizes
 from jaxevo.run.options import RunOptions
