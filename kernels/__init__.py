@@ -6,7 +6,8 @@ if __name__ != "jaxevo.kernels":
         "(is the repository root on sys.path before the installed package?)."
     )
 
+from jaxevo.kernels.entropy_band import Band, band_hinge, entropy_band
 from jaxevo.kernels.fused_logprob import LogProbs, fused_logprob
 from jaxevo.kernels.token_kl import token_kl
 
-__all__ = ["LogProbs", "fused_logprob", "token_kl"]
+__all__ = ["Band", "LogProbs", "band_hinge", "entropy_band", "fused_logprob", "token_kl"]

@@ -20,6 +20,19 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """Few optimizations for programs that run once or twice: they compile in two thirds the time.
+
+    What is compared in such a module is compiled alike, so that equal still means equal.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """A random character model: 2 layers, 32 wide, the toy's alphabet."""

@@ -45,6 +45,11 @@ def drive():
     return go
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_to_compile):
+    pass
+
+
 @pytest.fixture(scope="session")
 def three_rounds(start, drive):
     """three_rounds(case) -> host copies of the states after the first and the last of three rounds,
