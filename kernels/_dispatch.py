@@ -33,10 +33,13 @@ def check_head(name: str, hidden_MD: jax.Array, unembed_DV: jax.Array) -> None:
         )
 
 
-def check_block(block_V: int | None) -> None:
-    """Raises ValueError for a block without columns."""
-    if block_V is not None and block_V < 1:
-        raise ValueError(f"block_V={block_V}, but a block needs at least one column.")
+def check_blocks(block_M: int | None, block_V: int | None) -> None:
+    """Raises ValueError for a block without rows or columns."""
+    if min(1 if block is None else block for block in (block_M, block_V)) < 1:
+        raise ValueError(
+            f"block_M={block_M}, block_V={block_V}, but a block needs at least one row and one "
+            "column."
+        )
 
 
 def inverse_temperature(temperature: jax.typing.ArrayLike, rows: int) -> jax.Array:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxevo.kernels import _dispatch
-from jaxevo.kernels.fused_logprob import chunked, reference
+from jaxevo.kernels.fused_logprob import chunked, pallas_tpu, reference
 from jaxevo.kernels.fused_logprob._types import LogProbs
 
 __all__ = ["LogProbs", "fused_logprob"]
 
-_IMPLEMENTATIONS = {"reference": reference.fused_logprob, "chunked": chunked.fused_logprob}
+_IMPLEMENTATIONS = {
+    "reference": reference.fused_logprob,
+    "chunked": chunked.fused_logprob,
+    "pallas_tpu": pallas_tpu.fused_logprob,
+    "pallas_tpu_interpret": functools.partial(pallas_tpu.fused_logprob, interpret=True),
+}
 
 
 def fused_logprob(
@@ -22,7 +28,9 @@ def fused_logprob(
     targets_M: jax.Array,
     *,
     temperature: jax.typing.ArrayLike = 1.0,
-    implementation: Literal["reference", "chunked"] | None = None,
+    implementation: Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
+    | None = None,
+    block_M: int | None = None,
     block_V: int | None = None,
 ) -> LogProbs:
     """log π(target), entropy and logsumexp at x = hidden · unembed / temperature.
@@ -44,15 +52,16 @@ def fused_logprob(
       unembed_DV: the head.
       targets_M: token ids; ids outside of [0, V) are clamped, so that padding slots stay finite.
       temperature: > 0, a number or one per row [M]; may be traced.
-      implementation: `reference` (plain jnp, materialises the logits), `chunked`, or None, which
-        takes `chunked`.
-      block_V: columns per block of `chunked`; None picks by M and V.
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (5
+        products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
+      block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
+        shapes and chip.
 
     Raises:
-      ValueError: for shapes that do not fit, an unknown implementation, or block_V < 1.
+      ValueError: for shapes that do not fit, an unknown implementation, or a block below 1.
     """
     _dispatch.check_head("", hidden_MD, unembed_DV)
-    _dispatch.check_block(block_V)
+    _dispatch.check_blocks(block_M, block_V)
     rows, vocabulary = hidden_MD.shape[0], unembed_DV.shape[1]
     if targets_M.shape != (rows,):
         raise ValueError(
@@ -61,4 +70,4 @@ def fused_logprob(
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     inverse_M = _dispatch.inverse_temperature(temperature, rows)
     targets_M = jnp.clip(targets_M, 0, vocabulary - 1)
-    return run(hidden_MD, unembed_DV, targets_M, inverse_M, block_V=block_V)
+    return run(hidden_MD, unembed_DV, targets_M, inverse_M, block_M=block_M, block_V=block_V)

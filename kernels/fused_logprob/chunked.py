@@ -25,9 +25,11 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
+    block_M: int | None = None,
     block_V: int | None = None,
 ) -> LogProbs:
     """Streams over blocks of `block_V` columns. `inverse_M` is 1 / temperature."""
+    del block_M
     block = block_V or streaming.default_block(hidden_MD.shape[0], unembed_DV.shape[1])
     return _streamed(_Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), block)
 

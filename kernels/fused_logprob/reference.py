@@ -15,10 +15,11 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
+    block_M: int | None = None,
     block_V: int | None = None,
 ) -> LogProbs:
     """Materialises the logits; differentiated by JAX. `inverse_M` is 1 / temperature."""
-    del block_V
+    del block_M, block_V
     logits_MV = dot(hidden_MD, unembed_DV, (1, 0)) * inverse_M[:, None]
     logsumexp_M = jax.nn.logsumexp(logits_MV, axis=1)
     logp_MV = logits_MV - logsumexp_M[:, None]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import jax
 from jax import lax
 
 from jaxevo.kernels import _dispatch
-from jaxevo.kernels.token_kl import chunked, reference
+from jaxevo.kernels.token_kl import chunked, pallas_tpu, reference
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
 __all__ = ["token_kl"]
 
-_IMPLEMENTATIONS = {"reference": reference.token_kl, "chunked": chunked.token_kl}
+_IMPLEMENTATIONS = {
+    "reference": reference.token_kl,
+    "chunked": chunked.token_kl,
+    "pallas_tpu": pallas_tpu.token_kl,
+    "pallas_tpu_interpret": functools.partial(pallas_tpu.token_kl, interpret=True),
+}
 _KINDS = ("reverse", "forward", "js")
 
 
@@ -28,7 +34,9 @@ def token_kl(
     top_k: int | None = None,
     tail: bool = True,
     temperature: jax.typing.ArrayLike = 1.0,
-    implementation: Literal["reference", "chunked"] | None = None,
+    implementation: Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
+    | None = None,
+    block_M: int | None = None,
     block_V: int | None = None,
 ) -> jax.Array:
     """D(student p, teacher q) in nats per slot, [M] float32, p and q at logits / temperature.
@@ -57,19 +65,21 @@ def token_kl(
       top_k: None for the whole vocabulary, or how many tokens, in [1, V].
       tail: whether the tokens outside of top_k count as one bucket.
       temperature: > 0, a number or one per row [M], for both; may be traced, gets no gradient.
-      implementation: `reference` (plain jnp, materialises the logits), `chunked`, or None, which
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (8
+        products, js 10; no top_k; its `_interpret` form runs anywhere, slowly), or None, which
         takes `chunked`.
-      block_V: columns per block of `chunked`; None picks by M and V.
+      block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
+        shapes and chip.
 
     Raises:
       ValueError: for shapes that do not fit, an unknown kind or implementation, alpha or top_k out
-        of range, or block_V < 1.
+        of range, or a block below 1.
 
     References:
       arXiv 2601.20802 (SDPO: top-k with tail), 2306.13649 (GKD: generalised JS).
     """
     _check_models(student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV)
-    _dispatch.check_block(block_V)
+    _dispatch.check_blocks(block_M, block_V)
     rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
     _check_measure(kind, alpha, top_k, vocabulary)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
@@ -80,7 +90,7 @@ def token_kl(
         lax.stop_gradient(teacher_unembed_EV.T),
         _dispatch.inverse_temperature(temperature, rows),
     )
-    return run(heads, Measure(kind, float(alpha), top_k, tail), block_V=block_V)
+    return run(heads, Measure(kind, float(alpha), top_k, tail), block_M=block_M, block_V=block_V)
 
 
 def _check_models(

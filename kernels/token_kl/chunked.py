@@ -15,8 +15,11 @@ from jaxevo.kernels.token_kl._divergence import divergence, on_support, terms
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
-def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> jax.Array:
+def token_kl(
+    heads: Heads, measure: Measure, *, block_M: int | None = None, block_V: int | None = None
+) -> jax.Array:
     """Streams over blocks of `block_V` columns of both heads at once."""
+    del block_M
     rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
     block = block_V or streaming.default_block(rows, vocabulary)
     if measure.top_k is None:

@@ -11,9 +11,11 @@ from jaxevo.kernels.token_kl._divergence import Support, divergence, on_support
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
-def token_kl(heads: Heads, measure: Measure, *, block_V: int | None = None) -> jax.Array:
+def token_kl(
+    heads: Heads, measure: Measure, *, block_M: int | None = None, block_V: int | None = None
+) -> jax.Array:
     """Materialises both logits; differentiated by JAX."""
-    del block_V
+    del block_M, block_V
     inverse_M1 = heads.inverse_M[:, None]
     x_MV = dot(heads.student_hidden_MD, heads.student_VD, (1, 1)) * inverse_M1
     y_MV = dot(heads.teacher_hidden_ME, heads.teacher_VE, (1, 1)) * inverse_M1

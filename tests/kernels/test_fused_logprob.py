@@ -12,7 +12,7 @@ from jaxevo.kernels._streaming import default_block
 from jaxevo.kernels.fused_logprob.shapes import HEADS
 
 M, D, V = 6, 37, 37  # square, so that random and identity unembeddings share a compilation
-VARIANTS = [("reference", None), ("chunked", 8)]
+VARIANTS = [("reference", None, None), ("chunked", None, 8), ("pallas_tpu_interpret", 4, 16)]
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
 TOLERANCE = 2e-5  # float32 rounding of logits of size ~10, times a few sums
 
@@ -33,7 +33,7 @@ def numpy_version(hidden, unembed, targets, temperature, cotangents):
 
 
 @functools.lru_cache
-def jitted(implementation, block_V):
+def jitted(implementation, block_M, block_V):
     """(hidden, unembed, targets, temperature, cotangents) -> outputs, gradients; compiled once."""
 
     def loss(hidden, unembed, targets, temperature, cotangents):
@@ -43,6 +43,7 @@ def jitted(implementation, block_V):
             targets,
             temperature=temperature,
             implementation=implementation,
+            block_M=block_M,
             block_V=block_V,
         )
         return sum(jnp.vdot(g, o) for g, o in zip(cotangents, out, strict=True)), out
@@ -154,7 +155,7 @@ def test_worked_numbers(variant):
 
 def test_gradient_is_the_slope_of_the_float64_values():
     hidden, unembed, targets, cotangents = problem(6)
-    _, (dhidden, dunembed) = jitted("chunked", 8)(hidden, unembed, targets, 1.3, cotangents)
+    _, (dhidden, dunembed) = jitted("chunked", None, 8)(hidden, unembed, targets, 1.3, cotangents)
     rng = np.random.default_rng(7)
     to_hidden, to_unembed = rng.normal(size=hidden.shape), rng.normal(size=unembed.shape)
 
@@ -172,16 +173,16 @@ def test_gradient_is_the_slope_of_the_float64_values():
 @pytest.mark.parametrize("block_V", [1, 16, 64, None])
 def test_block_size_changes_nothing_but_rounding(block_V):
     arrays = problem(8)
-    want = jitted("chunked", 8)(*arrays[:3], 0.9, arrays[3])
-    got = jitted("chunked", block_V)(*arrays[:3], 0.9, arrays[3])
+    want = jitted("chunked", None, 8)(*arrays[:3], 0.9, arrays[3])
+    got = jitted("chunked", None, block_V)(*arrays[:3], 0.9, arrays[3])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
 def test_none_takes_chunked():
     arrays = problem(8)
-    got = jitted(None, 8)(*arrays[:3], 0.9, arrays[3])
+    got = jitted(None, None, 8)(*arrays[:3], 0.9, arrays[3])
     jax.tree.map(
-        np.testing.assert_array_equal, got, jitted("chunked", 8)(*arrays[:3], 0.9, arrays[3])
+        np.testing.assert_array_equal, got, jitted("chunked", None, 8)(*arrays[:3], 0.9, arrays[3])
     )
 
 
@@ -210,7 +211,7 @@ def test_temperature_gets_no_gradient(variant):
     hidden, unembed, targets, _ = problem(11)
 
     def loss(temperature):
-        options = {"implementation": variant[0], "block_V": variant[1]}
+        options = dict(zip(("implementation", "block_M", "block_V"), variant, strict=True))
         return fused_logprob(
             hidden, unembed, targets, temperature=temperature, **options
         ).entropy_M.sum()
@@ -281,8 +282,8 @@ def test_default_block_is_even_and_bounded(rows, vocabulary, want):
     [
         ({"hidden_MD": jnp.zeros((M, D + 1))}, r"\[M, D\] and \[D, V\] are needed"),
         ({"targets_M": jnp.zeros(M + 1, jnp.int32)}, r"6 hidden states need \(6,\)"),
-        ({"implementation": "triton"}, r"use one of \['chunked', 'reference'\]"),
-        ({"block_V": 0}, "at least one column"),
+        ({"implementation": "triton"}, r"use one of \['chunked', 'pallas_tpu',"),
+        ({"block_V": 0}, "at least one row and one column"),
     ],
 )
 def test_errors_say_what_is_needed(change, message):

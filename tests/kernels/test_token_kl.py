@@ -10,7 +10,9 @@ import pytest
 from jaxevo.kernels import token_kl
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
-IMPLEMENTATIONS = ["reference", "chunked"]
+PALLAS = "pallas_tpu_interpret"
+WITH_TOP_K = ["reference", "chunked"]
+IMPLEMENTATIONS = [*WITH_TOP_K, PALLAS]
 KINDS = ["reverse", "forward", "js"]
 # kind, top_k, tail: every kind whole, and both ends of a support with every kind between them
 MEASURES = [
@@ -21,6 +23,7 @@ MEASURES = [
     ("forward", 5, True),
     ("js", 5, False),
 ]
+EVERY = [(i, *m) for i in IMPLEMENTATIONS for m in MEASURES if i != PALLAS or m[1] is None]
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
 TOLERANCE = 5e-5  # float32 rounding of logits of up to 40 (4e-6 each), times a few sums
 P, Q = [0.5, 0.3, 0.2], [0.4, 0.4, 0.2]  # student and teacher of the cards
@@ -64,7 +67,7 @@ def numpy_slopes(x, y, *, top_k=None, **options):
 
 
 @functools.lru_cache
-def jitted(implementation, block_V=None, **options):
+def jitted(implementation, block_V=None, block_M=None, **options):
     """(4 arrays of the heads, temperature, cotangent) -> kl, gradients; compiled once."""
 
     def loss(student, teacher, student_DV, teacher_EV, temperature, cotangent):
@@ -75,6 +78,7 @@ def jitted(implementation, block_V=None, **options):
             teacher_EV,
             temperature=temperature,
             implementation=implementation,
+            block_M=block_M,
             block_V=block_V,
             **options,
         )
@@ -92,8 +96,8 @@ def jitted(implementation, block_V=None, **options):
 
 
 def run(implementation, *, kind, alpha=0.5, top_k=None, tail=True):
-    block_V = 8 if implementation == "chunked" else None
-    return jitted(implementation, block_V, kind=kind, alpha=alpha, top_k=top_k, tail=tail)
+    blocks = {"chunked": (8, None), PALLAS: (16, 4)}.get(implementation, (None, None))
+    return jitted(implementation, *blocks, kind=kind, alpha=alpha, top_k=top_k, tail=tail)
 
 
 def on_logits(implementation, x, y, **options):
@@ -134,8 +138,7 @@ def check(implementation, arrays, temperature, *, gradient=TOLERANCE, **options)
         np.testing.assert_allclose(np.asarray(got, np.float64), truth, atol=atol)
 
 
-@pytest.mark.parametrize(("kind", "top_k", "tail"), MEASURES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
 def test_values_and_gradients_equal_float64(implementation, kind, top_k, tail):
     for temperature in (0.3, 1.0, 1.5):
         check(implementation, problem(), temperature, kind=kind, top_k=top_k, tail=tail)
@@ -146,8 +149,7 @@ def test_generalised_js_off_one_half(implementation):
     check(implementation, problem(1), 1.0, kind="js", alpha=0.2)
 
 
-@pytest.mark.parametrize(("kind", "top_k", "tail"), MEASURES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
 def test_one_temperature_per_row(implementation, kind, top_k, tail):
     temperature = jnp.asarray([0.3, 0.5, 1.0, 1.5, 2.0, 1.0], jnp.float32)
     check(implementation, problem(2), temperature, kind=kind, top_k=top_k, tail=tail)
@@ -158,8 +160,10 @@ def test_a_number_is_the_temperature_of_all_rows():
     np.testing.assert_array_equal(one, each)
 
 
-@pytest.mark.parametrize(("kind", "top_k"), [("js", None), ("forward", 5)])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("implementation", "kind", "top_k"),
+    [(i, "js", None) for i in IMPLEMENTATIONS] + [(i, "forward", 5) for i in WITH_TOP_K],
+)
 def test_bfloat16_inputs_are_accumulated_in_float32(implementation, kind, top_k):
     # Values keep float32 accuracy; gradients are rounded to bfloat16 (2^-9) on the way and at last.
     arrays = problem(3, dtype=jnp.bfloat16)
@@ -170,8 +174,7 @@ def test_one_row():
     check("chunked", problem(4, rows=1), 0.7, kind="reverse", top_k=5, tail=True)
 
 
-@pytest.mark.parametrize(("kind", "top_k", "tail"), MEASURES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
 def test_extreme_logits_stay_finite_and_right(implementation, kind, top_k, tail):
     rng = np.random.default_rng(5)
     x, y = (rng.permuted(np.tile(np.linspace(-1e4, 1e4, V), (M, 1)), axis=1) for _ in range(2))
@@ -183,7 +186,7 @@ def test_extreme_logits_stay_finite_and_right(implementation, kind, top_k, tail)
     np.testing.assert_allclose(dlogits, numpy_slopes(x, y, **options), atol=2e-3)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", WITH_TOP_K)
 def test_a_small_tail_keeps_its_digits(implementation):
     # The student's tail holds 1e-5, the teacher's nearly all: 1 − Σ in float32 would be 1 % off.
     rng = np.random.default_rng(13)
@@ -197,20 +200,22 @@ def test_a_small_tail_keeps_its_digits(implementation):
     np.testing.assert_allclose(dlogits, numpy_slopes(x, y, **options), atol=1e-4)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+WORKED = [
+    ({"kind": "reverse"}, 0.025267, [0.098938, -0.093885, -0.005053]),
+    ({"kind": "forward"}, 0.025815, [0.1, -0.1, 0.0]),
+    ({"kind": "js"}, 0.006367, [0.024731, -0.024088, -0.000644]),
+    ({"kind": "reverse", "top_k": 1}, 0.020411, [0.101366, -0.060820, -0.040547]),
+    ({"kind": "forward", "top_k": 1}, 0.020136, [0.1, -0.06, -0.04]),
+    ({"kind": "js", "top_k": 1}, 0.005059, None),
+    ({"kind": "reverse", "top_k": 1, "tail": False}, 0.0, [0.0, 0.0, 0.0]),
+    ({"kind": "reverse", "top_k": 2, "tail": False}, 0.031584, [0.119725, -0.119725, 0.0]),
+    ({"kind": "js", "alpha": 0.001}, 2.5789e-5, None),
+]
+
+
 @pytest.mark.parametrize(
-    ("options", "value", "gradient"),
-    [
-        ({"kind": "reverse"}, 0.025267, [0.098938, -0.093885, -0.005053]),
-        ({"kind": "forward"}, 0.025815, [0.1, -0.1, 0.0]),
-        ({"kind": "js"}, 0.006367, [0.024731, -0.024088, -0.000644]),
-        ({"kind": "reverse", "top_k": 1}, 0.020411, [0.101366, -0.060820, -0.040547]),
-        ({"kind": "forward", "top_k": 1}, 0.020136, [0.1, -0.06, -0.04]),
-        ({"kind": "js", "top_k": 1}, 0.005059, None),
-        ({"kind": "reverse", "top_k": 1, "tail": False}, 0.0, [0.0, 0.0, 0.0]),
-        ({"kind": "reverse", "top_k": 2, "tail": False}, 0.031584, [0.119725, -0.119725, 0.0]),
-        ({"kind": "js", "alpha": 0.001}, 2.5789e-5, None),
-    ],
+    ("implementation", "options", "value", "gradient"),
+    [(i, *w) for i in IMPLEMENTATIONS for w in WORKED if i != PALLAS or "top_k" not in w[0]],
 )
 def test_worked_numbers(implementation, options, value, gradient):
     kl, dlogits = on_logits(implementation, np.log([P]), np.log([Q]), **options)
@@ -230,8 +235,7 @@ def test_equal_models_have_no_divergence_and_no_gradient(kind, top_k, tail):
     assert all((np.asarray(g) == 0).all() for g in grads)
 
 
-@pytest.mark.parametrize(("kind", "top_k", "tail"), MEASURES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
 def test_never_negative_and_blind_to_a_constant(implementation, kind, top_k, tail):
     rng = np.random.default_rng(7)
     x = rng.normal(size=(M, V))
@@ -274,7 +278,7 @@ def test_none_takes_chunked():
 
 
 @pytest.mark.parametrize("tail", [True, False])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", WITH_TOP_K)
 def test_all_tokens_as_support_equal_the_whole_vocabulary(implementation, tail):
     x, y = np.float32(np.random.default_rng(10).normal(size=(2, M, V)))
     full, dfull = on_logits(implementation, x, y, kind="reverse")
@@ -284,7 +288,7 @@ def test_all_tokens_as_support_equal_the_whole_vocabulary(implementation, tail):
     np.testing.assert_allclose(dtop, dfull, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", WITH_TOP_K)
 def test_ties_go_to_the_lower_id(implementation):
     # Seven tokens are equal across block borders; which five count decides what the teacher says.
     x = np.zeros((1, V))
@@ -298,13 +302,17 @@ def test_ties_go_to_the_lower_id(implementation):
     assert (dlogits[0, ids] != dlogits[0, 35]).all()
 
 
-@pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("implementation", "top_k"),
+    [(i, None) for i in IMPLEMENTATIONS] + [(i, 5) for i in WITH_TOP_K],
+)
 def test_the_teacher_and_the_temperature_get_no_gradient(implementation, top_k):
     arrays = problem(12)
 
     def loss(teacher, teacher_EV, temperature):
         options = {"top_k": top_k, "implementation": implementation, "block_V": 16}
+        if implementation == PALLAS:
+            options["block_M"] = 4
         return token_kl(
             arrays[0], teacher, arrays[2], teacher_EV, temperature=temperature, **options
         ).sum()
@@ -366,8 +374,9 @@ def test_products_of_bfloat16_return_float32(product_dtypes, top_k):
         ({"kind": "js", "alpha": 1.0}, "0 < alpha < 1"),
         ({"top_k": 0}, r"must lie in \[1, 37\]"),
         ({"top_k": V + 1}, r"must lie in \[1, 37\]"),
-        ({"implementation": "triton"}, r"use one of \['chunked', 'reference'\]"),
-        ({"block_V": 0}, "at least one column"),
+        ({"implementation": "triton"}, r"use one of \['chunked', 'pallas_tpu',"),
+        ({"top_k": 3, "implementation": PALLAS}, "top_k=3 needs implementation='chunked'"),
+        ({"block_V": 0}, "at least one row and one column"),
     ],
 )
 def test_errors_say_what_is_needed(options, message):
