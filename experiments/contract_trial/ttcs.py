@@ -7,8 +7,8 @@ on sums without labels: writer and solver in turns, and majority votes alone (TT
 sampled tokens.
 
 Found on seeds 0, 1, 2: the first part of the claim holds; the second fails on seed 0, the third on
-seed 1. Votes only are better on the test questions, turns on other sums. On the mean over eight more
-seeds the second part holds (`ttcs_repeated.py`).
+seed 1. Votes only are better on the test questions, turns on other sums. On the mean over eight
+more seeds the second part holds (`ttcs_repeated.py`).
 """
 
 from __future__ import annotations
