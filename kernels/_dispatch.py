@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+Implementation: TypeAlias = Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
+
+
+def implementations(
+    reference: Callable[..., Any], chunked: Callable[..., Any], pallas_tpu: Callable[..., Any]
+) -> dict[str, Callable[..., Any]]:
+    """One op's implementations by name; `pallas_tpu` also runs its kernels' steps in XLA."""
+    interpreted = functools.partial(pallas_tpu, interpret=True)
+    return {
+        "reference": reference,
+        "chunked": chunked,
+        "pallas_tpu": pallas_tpu,
+        "pallas_tpu_interpret": interpreted,
+    }
 
 
 def choose(
@@ -35,7 +51,7 @@ def check_head(name: str, hidden_MD: jax.Array, unembed_DV: jax.Array) -> None:
 
 def check_blocks(block_M: int | None, block_V: int | None) -> None:
     """Raises ValueError for a block without rows or columns."""
-    if min(1 if block is None else block for block in (block_M, block_V)) < 1:
+    if any(block is not None and block < 1 for block in (block_M, block_V)):
         raise ValueError(
             f"block_M={block_M}, block_V={block_V}, but a block needs at least one row and one "
             "column."

@@ -8,6 +8,8 @@ dropped.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+from jaxevo.kernels import _streaming as streaming
 
 VMEM = {"v5e": 128 * 2**20, "v5p": 64 * 2**20, "v6e": 128 * 2**20}  # bytes of a core
 _SHARE = 0.8  # of the VMEM that blocks may fill; the compiler keeps values of its own there
@@ -100,102 +104,139 @@ def this_chip() -> str:
 _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v6": "v6e", "v5": "v5p"}  # the first that fits
 
 
-def parameters(chip: str) -> Any:
-    """The outer axis of the grid may be split over cores; over the inner one is summed."""
-    return pltpu.CompilerParams(
-        dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM[chip]
-    )
-
-
-# ---------------------------------------------------------------------------- inside of a kernel
+# ---------------------------------------------------------------------------- starting a kernel
 class Edges(NamedTuple):
-    """The sizes M and V, and along which axis of the grid blocks of either are counted."""
+    """The sizes M and V, and which of them the first axis of the grid counts blocks of."""
 
     rows: int
     vocabulary: int
     of_head: bool = False  # the gradient of the head: the vocabulary comes first
 
-    @property
-    def rows_axis(self) -> int:
-        return 1 if self.of_head else 0
-
-    @property
-    def columns_axis(self) -> int:
-        return 0 if self.of_head else 1
-
     def ids(self, x: jax.Array) -> jax.Array:
         """Token ids of the columns of a block of logits; those from V on are none."""
-        first = pl.program_id(self.columns_axis) * x.shape[1]
-        return first + lax.broadcasted_iota(jnp.int32, (1, x.shape[1]), 1)
+        return _numbers(int(not self.of_head), (1, x.shape[1]))
 
-    def real_rows(self, count: int) -> jax.Array:
-        """[count, 1], whether a row of a block exists."""
-        first = pl.program_id(self.rows_axis) * count
-        return first + lax.broadcasted_iota(jnp.int32, (count, 1), 0) < self.rows
+    def real_rows(self, block: jax.Array) -> jax.Array:
+        """[rows, 1], whether a row of a block exists."""
+        return _numbers(int(self.of_head), (block.shape[0], 1)) < self.rows
 
     def hidden(self, block: jax.Array) -> jax.Array:
         """Hidden states with zeros past the end: 0 times garbage may be NaN."""
         if self.rows % block.shape[0] == 0:
             return block
-        return jnp.where(self.real_rows(block.shape[0]), block, jnp.zeros_like(block))
+        return jnp.where(self.real_rows(block), block, jnp.zeros_like(block))
 
     def head(self, block: jax.Array) -> jax.Array:
         """Rows of the head with zeros past the end."""
         if self.vocabulary % block.shape[0] == 0:
             return block
-        first = pl.program_id(self.columns_axis) * block.shape[0]
-        id_ = first + lax.broadcasted_iota(jnp.int32, (block.shape[0], 1), 0)
-        return jnp.where(id_ < self.vocabulary, block, jnp.zeros_like(block))
+        ids = _numbers(int(not self.of_head), (block.shape[0], 1))
+        return jnp.where(ids < self.vocabulary, block, jnp.zeros_like(block))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Logits with the lowest finite number past the end: its exp, however shifted, is 0."""
+        return jnp.where(self.ids(x) < self.vocabulary, x, jnp.finfo(jnp.float32).min)
 
     def slopes(self, d: jax.Array) -> jax.Array:
         """∂/∂logits with zeros past both ends."""
-        return jnp.where((self.ids(d) < self.vocabulary) & self.real_rows(d.shape[0]), d, 0.0)
+        return jnp.where((self.ids(d) < self.vocabulary) & self.real_rows(d), d, 0.0)
 
 
-def is_first() -> jax.Array:
-    """Whether nothing has been summed yet."""
-    return pl.program_id(1) == 0
+def _numbers(grid_axis: int, shape: tuple[int, int]) -> jax.Array:
+    """Which rows or columns of the whole array a block holds, along the axis that is not 1."""
+    axis = shape.index(max(shape))
+    return pl.program_id(grid_axis) * shape[axis] + lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
+def launch(
+    kernel: Any,
+    edges: Edges,
+    blocks: Blocks,
+    setting: Setting,
+    *,
+    columns: Sequence[jax.Array],
+    hidden: Sequence[jax.Array],
+    heads: Sequence[jax.Array],
+    outputs: Sequence[jax.ShapeDtypeStruct],
+    scratch: Sequence[int],
+) -> list[jax.Array]:
+    """Runs `kernel(*refs, edges=edges)` over all blocks; refs in the order of the arguments.
+
+    Args:
+      kernel: gets a block of everything; see the head of a file that uses it for what stays.
+      columns: [M] each, seen as [rows, 1].
+      hidden, heads: [M, ·] and [V, ·].
+      outputs: whose first axis is that of the grid.
+      scratch: widths of float32 sums, as long as a block of the outputs.
+    """
+
+    def spec(array: Any, *, by_rows: bool) -> pl.BlockSpec:
+        block = (blocks.rows if by_rows else blocks.columns, array.shape[1])
+        return pl.BlockSpec(block, lambda a, b: ((b if by_rows == edges.of_head else a), 0))
+
+    by_rows = [*(x_M[:, None] for x_M in columns), *hidden]
+    counts = pl.cdiv(edges.rows, blocks.rows), pl.cdiv(edges.vocabulary, blocks.columns)
+    stays = blocks.columns if edges.of_head else blocks.rows
+    return pl.pallas_call(
+        functools.partial(kernel, edges=edges),
+        grid=counts[::-1] if edges.of_head else counts,
+        in_specs=[
+            *(spec(x, by_rows=True) for x in by_rows),
+            *(spec(x, by_rows=False) for x in heads),
+        ],
+        out_specs=[spec(x, by_rows=not edges.of_head) for x in outputs],
+        out_shape=list(outputs),
+        scratch_shapes=[pltpu.VMEM((stays, width), jnp.float32) for width in scratch],
+        # The outer axis may be split over cores; over the inner one is summed.
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM[setting.chip]
+        ),
+        interpret=setting.interpret,
+    )(*by_rows, *heads)
+
+
+# ---------------------------------------------------------------------------- inside of a kernel
 def is_last() -> jax.Array:
     """Whether all has been summed."""
     return pl.program_id(1) == pl.num_programs(1) - 1
 
 
-def clear(*sums: Any, maxima: tuple[Any, ...] = ()) -> None:
-    """Zeros, and the lowest finite number, before the first step."""
+def clear(*sums: Any, runs: Sequence[tuple[Any, Any]] = ()) -> None:
+    """Before the first step: zeros, and pairs of a max and a sum over no columns."""
 
-    @pl.when(is_first())
+    @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         for ref in sums:
             ref[...] = jnp.zeros(ref.shape, jnp.float32)
-        for ref in maxima:
-            ref[...] = jnp.full(ref.shape, jnp.finfo(jnp.float32).min, jnp.float32)
+        for largest, total in runs:
+            largest[...], total[...] = streaming.no_columns(total.shape[0])
 
 
-class Step(NamedTuple):
-    """A block x that was taken into a running Σ exp(x − max).
+def extend(
+    run: tuple[Any, Any], x: jax.Array
+) -> tuple[streaming.Running, streaming.Running, jax.Array]:
+    """Takes a block of logits into the max and the sum of two refs: `streaming.extend`, with the
+    sums of before first."""
+    largest, total = run
+    before = streaming.Running(largest[...], total[...])
+    after, shifted = streaming.extend(before, x)
+    largest[...], total[...] = after
+    return before, after, shifted
 
-    shifted: x − max, weight: exp of that; both 0 where there is no token. moved: by how much the
-    max rose, as a number <= 0; before: the sum of before, relative to the max of before.
+
+def add_gradient(
+    gradient: Any, summed: Any, d: jax.Array, hidden: jax.Array, head: jax.Array, edges: Edges
+) -> None:
+    """Adds a block's share, ∂/∂logits times what streams by; writes the sum after the last step.
+
+    Operands of the product have the inputs' dtype, as in the forward pass.
     """
+    d = edges.slopes(d).astype(jnp.promote_types(hidden.dtype, head.dtype))
+    if edges.of_head:
+        summed[...] += streaming.dot(d, hidden, (0, 0))
+    else:
+        summed[...] += streaming.dot(d, head, (1, 0))
 
-    shifted: jax.Array
-    weight: jax.Array
-    moved: jax.Array
-    before: jax.Array
-
-    def carried(self, weighted: jax.Array, moved: jax.Array) -> jax.Array:
-        """Σ exp(x − max) f of the columns before; all f, being relative, have grown by `moved`."""
-        return jnp.exp(self.moved) * (weighted + self.before * moved)
-
-
-def extend(largest: Any, total: Any, x: jax.Array, real: jax.Array) -> Step:
-    """Takes a block of logits into the running max and sum of two refs."""
-    before, summed = largest[...], total[...]
-    after = jnp.maximum(before, jnp.max(jnp.where(real, x, before), axis=1, keepdims=True))
-    shifted = jnp.where(real, x - after, 0.0)
-    weight = jnp.where(real, jnp.exp(shifted), 0.0)
-    largest[...] = after
-    total[...] = jnp.exp(before - after) * summed + jnp.sum(weight, axis=1, keepdims=True)
-    return Step(shifted, weight, before - after, summed)
+    @pl.when(is_last())
+    def _() -> None:
+        gradient[...] = summed[...].astype(gradient.dtype)

@@ -70,38 +70,39 @@ def block_logits(hidden_MD: jax.Array, rows_bD: jax.Array, inverse_M: jax.Array)
 class Running(NamedTuple):
     """Σ_v exp(x_v − max) over the columns seen so far, and that max."""
 
-    max_M: jax.Array
-    total_M: jax.Array
+    max_M1: jax.Array
+    total_M1: jax.Array
 
 
 def logsumexp(run: Running) -> jax.Array:
-    """log Σ_v exp(x_v), [M]."""
-    return run.max_M + jnp.log(run.total_M)
+    """log Σ_v exp(x_v), [M, 1]."""
+    return run.max_M1 + jnp.log(run.total_M1)
 
 
 def no_columns(rows: int) -> Running:
     """The sum over no columns; its max is the lowest finite number, since −∞ · 0 is NaN."""
     lowest = jnp.finfo(jnp.float32).min
-    return Running(jnp.full(rows, lowest, jnp.float32), jnp.zeros(rows, jnp.float32))
+    return Running(jnp.full((rows, 1), lowest, jnp.float32), jnp.zeros((rows, 1), jnp.float32))
 
 
 def extend(run: Running, x_Mb: jax.Array) -> tuple[Running, jax.Array]:
     """Takes in one block; also returns its x − max, which lies in (−∞, 0]."""
-    max_M = jnp.maximum(run.max_M, jnp.max(x_Mb, axis=1))
-    shifted_Mb = x_Mb - max_M[:, None]
-    block_M = jnp.sum(jnp.exp(shifted_Mb), axis=1)
-    return Running(max_M, run.total_M * jnp.exp(run.max_M - max_M) + block_M), shifted_Mb
+    max_M1 = jnp.maximum(run.max_M1, jnp.max(x_Mb, axis=1, keepdims=True))
+    shifted_Mb = x_Mb - max_M1
+    block_M1 = jnp.sum(jnp.exp(shifted_Mb), axis=1, keepdims=True)
+    total_M1 = run.total_M1 * jnp.exp(run.max_M1 - max_M1) + block_M1
+    return Running(max_M1, total_M1), shifted_Mb
 
 
 def extend_sum(
-    weighted_M: jax.Array, before: Running, after: Running, *, moved_M: jax.Array
+    weighted_M1: jax.Array, before: Running, after: Running, *, moved_M1: jax.Array
 ) -> jax.Array:
     """Σ_v exp(x_v − max) f_v of the columns seen before, re-expressed after a step.
 
     The weights refer to the max of `after`; the values f, kept relative to shifts of their own so
-    that large logits do not cancel, have all grown by `moved_M`.
+    that large logits do not cancel, have all grown by `moved_M1`.
     """
-    return jnp.exp(before.max_M - after.max_M) * (weighted_M + before.total_M * moved_M)
+    return jnp.exp(before.max_M1 - after.max_M1) * (weighted_M1 + before.total_M1 * moved_M1)
 
 
 def head_gradients(

@@ -15,12 +15,9 @@ from jaxevo.kernels.entropy_band._types import Band, Places, Quantile
 
 __all__ = ["Band", "band_hinge", "entropy_band"]
 
-_IMPLEMENTATIONS = {
-    "reference": reference.entropy_band,
-    "chunked": chunked.entropy_band,
-    "pallas_tpu": pallas_tpu.entropy_band,
-    "pallas_tpu_interpret": functools.partial(pallas_tpu.entropy_band, interpret=True),
-}
+_IMPLEMENTATIONS = _dispatch.implementations(
+    reference.entropy_band, chunked.entropy_band, pallas_tpu.entropy_band
+)
 
 
 def entropy_band(
@@ -32,8 +29,7 @@ def entropy_band(
     low: float = 0.1,
     high: float = 0.5,
     among: Literal["forks", "valid"] = "forks",
-    implementation: Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
-    | None = None,
+    implementation: _dispatch.Implementation | None = None,
 ) -> Band:
     """The forks of every row, max(at_least, ⌊fraction · L + ½⌋) of its L valid tokens, and two
     quantiles of entropies, linearly interpolated as numpy does.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
@@ -14,12 +11,9 @@ from jaxevo.kernels.fused_logprob._types import LogProbs
 
 __all__ = ["LogProbs", "fused_logprob"]
 
-_IMPLEMENTATIONS = {
-    "reference": reference.fused_logprob,
-    "chunked": chunked.fused_logprob,
-    "pallas_tpu": pallas_tpu.fused_logprob,
-    "pallas_tpu_interpret": functools.partial(pallas_tpu.fused_logprob, interpret=True),
-}
+_IMPLEMENTATIONS = _dispatch.implementations(
+    reference.fused_logprob, chunked.fused_logprob, pallas_tpu.fused_logprob
+)
 
 
 def fused_logprob(
@@ -28,8 +22,7 @@ def fused_logprob(
     targets_M: jax.Array,
     *,
     temperature: jax.typing.ArrayLike = 1.0,
-    implementation: Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
-    | None = None,
+    implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
 ) -> LogProbs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 import jax
@@ -14,12 +13,9 @@ from jaxevo.kernels.token_kl._types import Heads, Measure
 
 __all__ = ["token_kl"]
 
-_IMPLEMENTATIONS = {
-    "reference": reference.token_kl,
-    "chunked": chunked.token_kl,
-    "pallas_tpu": pallas_tpu.token_kl,
-    "pallas_tpu_interpret": functools.partial(pallas_tpu.token_kl, interpret=True),
-}
+_IMPLEMENTATIONS = _dispatch.implementations(
+    reference.token_kl, chunked.token_kl, pallas_tpu.token_kl
+)
 _KINDS = ("reverse", "forward", "js")
 
 
@@ -34,8 +30,7 @@ def token_kl(
     top_k: int | None = None,
     tail: bool = True,
     temperature: jax.typing.ArrayLike = 1.0,
-    implementation: Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
-    | None = None,
+    implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
 ) -> jax.Array:

@@ -68,7 +68,7 @@ def _forward(heads: Heads, k: int, block: int) -> tuple[tuple[Support, Support],
     )
     student, logsumexp_M = _support(best.student_MK, student_rest)
     teacher, _ = _support(best.teacher_MK, teacher_rest)
-    rest_M = streaming.logsumexp(student_rest)
+    rest_M = streaming.logsumexp(student_rest)[:, 0]
     return (student, teacher), _Saved(heads, best.ids_MK, student.logp_MK, logsumexp_M, rest_M)
 
 
@@ -87,7 +87,7 @@ def _without(x_Mb: jax.Array, columns_Mk: jax.Array) -> jax.Array:
 
 def _support(top_MK: jax.Array, rest: streaming.Running) -> tuple[Support, jax.Array]:
     """Logits normalised over both parts, and the logsumexp of both."""
-    rest_M = streaming.logsumexp(rest)
+    rest_M = streaming.logsumexp(rest)[:, 0]
     logsumexp_M = jnp.logaddexp(jax.nn.logsumexp(top_MK, axis=1), rest_M)
     return Support(top_MK - logsumexp_M[:, None], rest_M - logsumexp_M), logsumexp_M
 

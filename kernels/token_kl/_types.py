@@ -1,4 +1,4 @@
-"""What `token_kl` hands to its implementations."""
+"""What `token_kl` hands to its implementations, and what these keep for the gradient."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ class Measure(NamedTuple):
     alpha: float
     top_k: int | None
     tail: bool
+
+
+class Sums(NamedTuple):
+    """What the gradient needs: both logsumexps, and Σ_v of the slopes."""
+
+    student_M1: jax.Array
+    teacher_M1: jax.Array
+    slope_M1: jax.Array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._blocks import both_logits, student_gradients
 from jaxevo.kernels.token_kl._chunked_top_k import top_k_supports
 from jaxevo.kernels.token_kl._divergence import divergence, on_support, terms
-from jaxevo.kernels.token_kl._types import Heads, Measure
+from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
 
 
 def token_kl(
@@ -29,14 +28,6 @@ def token_kl(
     return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
 
 
-class _Sums(NamedTuple):
-    """What the gradient needs: both logsumexps, and Σ_v of the slopes."""
-
-    student_M: jax.Array
-    teacher_M: jax.Array
-    slope_M: jax.Array
-
-
 _Pair = tuple[streaming.Running, streaming.Running]
 
 
@@ -45,13 +36,13 @@ def _streamed(heads: Heads, measure: Measure, block: int) -> jax.Array:
     return _forward(heads, measure, block)[0]
 
 
-def _forward(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, tuple[Heads, _Sums]]:
+def _forward(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, tuple[Heads, Sums]]:
     forward = _two_passes if measure.kind == "js" else _one_pass
     value_M, sums = forward(heads, measure, block)
     return value_M, (heads, sums)
 
 
-def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, _Sums]:
+def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Sums]:
     """KL(p‖q) = Σ_v p_v (x_v − y_v) − logsumexp x + logsumexp y, with p the student if reverse.
 
     The sum is kept relative to both running maxima, so that equal logits give exactly 0 and large
@@ -62,27 +53,28 @@ def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, _S
     def body(
         carry: tuple[_Pair, jax.Array], start: jax.Array | int, width: int
     ) -> tuple[_Pair, jax.Array]:
-        (p, q), weighted_M = carry
+        (p, q), weighted_M1 = carry
         x_Mb, y_Mb = both_logits(heads, start, width)
         if not reverse:
             x_Mb, y_Mb = y_Mb, x_Mb
         p_after, x_Mb = streaming.extend(p, x_Mb)
         q_after, y_Mb = streaming.extend(q, y_Mb)
-        moved_M = (p.max_M - p_after.max_M) - (q.max_M - q_after.max_M)
-        weighted_M = streaming.extend_sum(weighted_M, p, p_after, moved_M=moved_M)
-        weighted_M += jnp.sum(jnp.exp(x_Mb) * (x_Mb - y_Mb), axis=1)
-        return (p_after, q_after), weighted_M
+        moved_M1 = (p.max_M1 - p_after.max_M1) - (q.max_M1 - q_after.max_M1)
+        weighted_M1 = streaming.extend_sum(weighted_M1, p, p_after, moved_M1=moved_M1)
+        weighted_M1 += jnp.sum(jnp.exp(x_Mb) * (x_Mb - y_Mb), axis=1, keepdims=True)
+        return (p_after, q_after), weighted_M1
 
     rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
     nothing = streaming.no_columns(rows)
-    start = (nothing, nothing), jnp.zeros(rows, jnp.float32)
-    (p, q), weighted_M = streaming.scan_blocks(body, start, vocabulary, block)
-    kl_M = weighted_M / p.total_M - jnp.log(p.total_M) + jnp.log(q.total_M)
-    student_M, teacher_M = map(streaming.logsumexp, (p, q) if reverse else (q, p))
-    return kl_M, _Sums(student_M, teacher_M, kl_M if reverse else jnp.zeros_like(kl_M))
+    start = (nothing, nothing), jnp.zeros((rows, 1), jnp.float32)
+    (p, q), weighted_M1 = streaming.scan_blocks(body, start, vocabulary, block)
+    kl_M1 = weighted_M1 / p.total_M1 - jnp.log(p.total_M1) + jnp.log(q.total_M1)
+    student_M1, teacher_M1 = map(streaming.logsumexp, (p, q) if reverse else (q, p))
+    slope_M1 = kl_M1 if reverse else jnp.zeros_like(kl_M1)
+    return kl_M1[:, 0], Sums(student_M1, teacher_M1, slope_M1)
 
 
-def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, _Sums]:
+def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Sums]:
     """The logarithm of a mixture needs both logsumexps first."""
     rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
 
@@ -92,24 +84,23 @@ def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, 
 
     nothing = streaming.no_columns(rows)
     pair = streaming.scan_blocks(add_up, (nothing, nothing), vocabulary, block)
-    student_M, teacher_M = map(streaming.logsumexp, pair)
+    student_M1, teacher_M1 = map(streaming.logsumexp, pair)
 
     def compare(
         carry: tuple[jax.Array, jax.Array], start: jax.Array | int, width: int
     ) -> tuple[jax.Array, jax.Array]:
         x_Mb, y_Mb = both_logits(heads, start, width)
-        value_Mb, slope_Mb = terms(
-            x_Mb - student_M[:, None], y_Mb - teacher_M[:, None], measure.kind, measure.alpha
-        )
-        return carry[0] + jnp.sum(value_Mb, axis=1), carry[1] + jnp.sum(slope_Mb, axis=1)
+        found = terms(x_Mb - student_M1, y_Mb - teacher_M1, measure.kind, measure.alpha)
+        value_M1, slope_M1 = (jnp.sum(each_Mb, axis=1, keepdims=True) for each_Mb in found)
+        return carry[0] + value_M1, carry[1] + slope_M1
 
-    zero_M = jnp.zeros(rows, jnp.float32)
-    value_M, slope_M = streaming.scan_blocks(compare, (zero_M, zero_M), vocabulary, block)
-    return value_M, _Sums(student_M, teacher_M, slope_M)
+    zero_M1 = jnp.zeros((rows, 1), jnp.float32)
+    value_M1, slope_M1 = streaming.scan_blocks(compare, (zero_M1, zero_M1), vocabulary, block)
+    return value_M1[:, 0], Sums(student_M1, teacher_M1, slope_M1)
 
 
 def _backward(
-    measure: Measure, block: int, saved: tuple[Heads, _Sums], cotangent_M: jax.Array
+    measure: Measure, block: int, saved: tuple[Heads, Sums], cotangent_M: jax.Array
 ) -> tuple[Heads]:
     """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     heads, sums = saved
@@ -117,9 +108,9 @@ def _backward(
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
         x_Mb, y_Mb = both_logits(heads, start, width)
-        logp_Mb, logq_Mb = x_Mb - sums.student_M[:, None], y_Mb - sums.teacher_M[:, None]
+        logp_Mb, logq_Mb = x_Mb - sums.student_M1, y_Mb - sums.teacher_M1
         _, slope_Mb = terms(logp_Mb, logq_Mb, measure.kind, measure.alpha)
-        return scale_M1 * (slope_Mb - jnp.exp(logp_Mb) * sums.slope_M[:, None])
+        return scale_M1 * (slope_Mb - jnp.exp(logp_Mb) * sums.slope_M1)
 
     return (student_gradients(dlogits_of, heads, block),)
 

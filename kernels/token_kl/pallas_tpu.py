@@ -19,25 +19,16 @@ first) and 3 for each gradient, 8 in all (js: 10).
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from jaxevo.kernels import _pallas_tpu as tpu
 from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._divergence import terms
-from jaxevo.kernels.token_kl._types import Heads, Measure
-
-
-class _Sums(NamedTuple):
-    """What the gradient needs: both logsumexps, and Σ_v of the slopes."""
-
-    student_M: jax.Array
-    teacher_M: jax.Array
-    slope_M: jax.Array
+from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
 
 
 def token_kl(
@@ -78,60 +69,23 @@ def _fused(heads: Heads, measure: Measure, setting: tpu.Setting) -> jax.Array:
     return _forward(heads, measure, setting)[0]
 
 
-class _Launch(NamedTuple):
-    """What all kernels are started with."""
-
-    heads: Heads
-    measure: Measure
-    setting: tpu.Setting
-
-    def __call__(
-        self,
-        kernel: Any,
-        columns: tuple[jax.Array, ...],
-        blocks: tpu.Blocks,
-        out_shape: Any,
-        scratch: list[tuple[int, int]],
-        *,
-        of_head: bool = False,
-    ) -> Any:
-        """The kernel gets the columns [M] and the inverse temperature, both hidden states, both
-        heads, the outputs and the scratch. Outputs lie along the first axis of the grid."""
-        heads = self.heads
-        (rows, width), vocabulary = heads.student_hidden_MD.shape, heads.student_VD.shape[0]
-        other = heads.teacher_hidden_ME.shape[1]
-
-        def spec(size: int, width: int, *, by_rows: bool) -> pl.BlockSpec:
-            return pl.BlockSpec((size, width), lambda a, b: ((b if by_rows == of_head else a), 0))
-
-        counts = pl.cdiv(rows, blocks.rows), pl.cdiv(vocabulary, blocks.columns)
-        size = blocks.columns if of_head else blocks.rows
-        edges = tpu.Edges(rows, vocabulary, of_head)
-        columns = (*columns, heads.inverse_M)
-        return pl.pallas_call(
-            functools.partial(kernel, measure=self.measure, edges=edges),
-            grid=counts[::-1] if of_head else counts,
-            in_specs=[
-                *[spec(blocks.rows, 1, by_rows=True)] * len(columns),
-                spec(blocks.rows, width, by_rows=True),
-                spec(blocks.rows, other, by_rows=True),
-                spec(blocks.columns, width, by_rows=False),
-                spec(blocks.columns, other, by_rows=False),
-            ],
-            out_specs=jax.tree.map(
-                lambda x: spec(size, x.shape[1], by_rows=not of_head), out_shape
-            ),
-            out_shape=out_shape,
-            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
-            compiler_params=tpu.parameters(self.setting.chip),
-            interpret=self.setting.interpret,
-        )(
-            *(x_M[:, None] for x_M in columns),
-            heads.student_hidden_MD,
-            heads.teacher_hidden_ME,
-            heads.student_VD,
-            heads.teacher_VE,
-        )
+def _launch(
+    kernel: Any, heads: Heads, measure: Measure, setting: tpu.Setting, blocks: tpu.Blocks,
+    *, columns: tuple[jax.Array, ...], outputs: list[jax.ShapeDtypeStruct], scratch: list[int],
+    of_head: bool = False,
+) -> list[jax.Array]:  # fmt: skip
+    """The kernel gets the columns and the inverse temperature, both hidden states, both heads."""
+    return tpu.launch(
+        functools.partial(kernel, measure=measure),
+        tpu.Edges(heads.student_hidden_MD.shape[0], heads.student_VD.shape[0], of_head),
+        blocks,
+        setting,
+        columns=(*columns, heads.inverse_M),
+        hidden=(heads.student_hidden_MD, heads.teacher_hidden_ME),
+        heads=(heads.student_VD, heads.teacher_VE),
+        outputs=outputs,
+        scratch=scratch,
+    )
 
 
 def _logits(
@@ -145,22 +99,24 @@ def _logits(
 # ---------------------------------------------------------------------------- values
 def _forward(
     heads: Heads, measure: Measure, setting: tpu.Setting
-) -> tuple[jax.Array, tuple[Heads, _Sums]]:
-    launch, blocks = _Launch(heads, measure, setting), setting.tiles.values
+) -> tuple[jax.Array, tuple[Heads, Sums]]:
     number = jax.ShapeDtypeStruct((heads.student_hidden_MD.shape[0], 1), jnp.float32)
-    column = (blocks.rows, 1)
 
-    def run(kernel: Any, columns: tuple[jax.Array, ...], outputs: int, scratch: int) -> Any:
-        out = launch(kernel, columns, blocks, [number] * outputs, [column] * scratch)
-        return [x_M1[:, 0] for x_M1 in out]
+    def run(kernel: Any, *columns: jax.Array, outputs: int, scratch: int) -> list[jax.Array]:
+        return _launch(
+            kernel, heads, measure, setting, setting.tiles.values,
+            columns=columns, outputs=[number] * outputs, scratch=[1] * scratch,
+        )  # fmt: skip
 
     if measure.kind == "js":  # the logarithm of a mixture needs both logsumexps first
-        pair = run(_logsumexp_kernel, (), outputs=2, scratch=4)
-        value_M, slope_M = run(_mixture_kernel, tuple(pair), outputs=2, scratch=2)
-        return value_M, (heads, _Sums(*pair, slope_M))
-    value_M, student_M, teacher_M = run(_kl_kernel, (), outputs=3, scratch=5)
-    slope_M = value_M if measure.kind == "reverse" else jnp.zeros_like(value_M)
-    return value_M, (heads, _Sums(student_M, teacher_M, slope_M))
+        pair = run(_logsumexp_kernel, outputs=2, scratch=4)
+        value_M1, slope_M1 = run(
+            _mixture_kernel, *(x_M1[:, 0] for x_M1 in pair), outputs=2, scratch=2
+        )
+        return value_M1[:, 0], (heads, Sums(*pair, slope_M1))
+    value_M1, student_M1, teacher_M1 = run(_kl_kernel, outputs=3, scratch=5)
+    slope_M1 = value_M1 if measure.kind == "reverse" else jnp.zeros_like(value_M1)
+    return value_M1[:, 0], (heads, Sums(student_M1, teacher_M1, slope_M1))
 
 
 def _kl_kernel(
@@ -172,21 +128,22 @@ def _kl_kernel(
     """KL(p‖q) = Σ_v p_v (x_v − y_v) − logsumexp x + logsumexp y, p the student if reverse; the sum
     is kept relative to both running maxima."""
     reverse = measure.kind == "reverse"
-    tpu.clear(p_total, q_total, weighted, maxima=(p_largest, q_largest))
-    x, y = _logits(inverse, hidden[...], other_hidden, head[...], other_head)
-    real = edges.ids(x) < edges.vocabulary
-    p = tpu.extend(p_largest, p_total, x if reverse else y, real)
-    q = tpu.extend(q_largest, q_total, y if reverse else x, real)
-    weighted[...] = p.carried(weighted[...], p.moved - q.moved) + jnp.sum(
-        p.weight * (p.shifted - q.shifted), axis=1, keepdims=True
+    of_p, of_q = (p_largest, p_total), (q_largest, q_total)
+    tpu.clear(weighted, runs=[of_p, of_q])
+    x, y = map(edges.logits, _logits(inverse, hidden[...], other_hidden, head[...], other_head))
+    p, p_after, p_shifted = tpu.extend(of_p, x if reverse else y)
+    q, q_after, q_shifted = tpu.extend(of_q, y if reverse else x)
+    moved = (p.max_M1 - p_after.max_M1) - (q.max_M1 - q_after.max_M1)
+    weighted[...] = streaming.extend_sum(weighted[...], p, p_after, moved_M1=moved) + jnp.sum(
+        jnp.exp(p_shifted) * (p_shifted - q_shifted), axis=1, keepdims=True
     )
 
     @pl.when(tpu.is_last())
     def _() -> None:
-        log_p, log_q = jnp.log(p_total[...]), jnp.log(q_total[...])
-        value[...] = weighted[...] / p_total[...] - log_p + log_q
-        of_p, of_q = p_largest[...] + log_p, q_largest[...] + log_q
-        student[...], teacher[...] = (of_p, of_q) if reverse else (of_q, of_p)
+        relative = weighted[...] / p_after.total_M1
+        value[...] = relative - jnp.log(p_after.total_M1) + jnp.log(q_after.total_M1)
+        pair = (p_after, q_after) if reverse else (q_after, p_after)
+        student[...], teacher[...] = map(streaming.logsumexp, pair)
 
 
 def _logsumexp_kernel(
@@ -196,16 +153,14 @@ def _logsumexp_kernel(
     *, measure: Measure, edges: tpu.Edges,
 ) -> None:  # fmt: skip
     del measure
-    tpu.clear(p_total, q_total, maxima=(p_largest, q_largest))
-    x, y = _logits(inverse, hidden[...], other_hidden, head[...], other_head)
-    real = edges.ids(x) < edges.vocabulary
-    tpu.extend(p_largest, p_total, x, real)
-    tpu.extend(q_largest, q_total, y, real)
+    of_p, of_q = (p_largest, p_total), (q_largest, q_total)
+    tpu.clear(runs=[of_p, of_q])
+    x, y = map(edges.logits, _logits(inverse, hidden[...], other_hidden, head[...], other_head))
+    (_, p, _), (_, q, _) = tpu.extend(of_p, x), tpu.extend(of_q, y)
 
     @pl.when(tpu.is_last())
     def _() -> None:
-        student[...] = p_largest[...] + jnp.log(p_total[...])
-        teacher[...] = q_largest[...] + jnp.log(q_total[...])
+        student[...], teacher[...] = map(streaming.logsumexp, (p, q))
 
 
 def _mixture_kernel(
@@ -229,17 +184,19 @@ def _mixture_kernel(
 
 # ---------------------------------------------------------------------------- gradients
 def _backward(
-    measure: Measure, setting: tpu.Setting, saved: tuple[Heads, _Sums], cotangent_M: jax.Array
+    measure: Measure, setting: tpu.Setting, saved: tuple[Heads, Sums], cotangent_M: jax.Array
 ) -> tuple[Heads]:
     """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     heads, sums = saved
-    launch, columns = _Launch(heads, measure, setting), (cotangent_M * heads.inverse_M, *sums)
+    columns = (cotangent_M * heads.inverse_M, *(x_M1[:, 0] for x_M1 in sums))
 
     def gradient(like: jax.Array, blocks: tpu.Blocks, *, of_head: bool) -> jax.Array:
         out = jax.ShapeDtypeStruct(like.shape, like.dtype)
-        size = blocks.columns if of_head else blocks.rows
-        scratch = [(size, like.shape[1])]
-        return launch(_gradient_kernel, columns, blocks, out, scratch, of_head=of_head)
+        (found,) = _launch(
+            _gradient_kernel, heads, measure, setting, blocks,
+            columns=columns, outputs=[out], scratch=[like.shape[1]], of_head=of_head,
+        )  # fmt: skip
+        return found
 
     dhidden_MD = gradient(heads.student_hidden_MD, setting.tiles.hidden, of_head=False)
     dhead_VD = gradient(heads.student_VD, setting.tiles.head, of_head=True)
@@ -259,16 +216,8 @@ def _gradient_kernel(
     x, y = _logits(inverse, hidden_block, other_hidden, head_block, other_head)
     logp = x - student[...]
     _, each = terms(logp, y - teacher[...], measure.kind, measure.alpha)
-    d = edges.slopes(scale[...] * (each - jnp.exp(logp) * slope[...]))
-    d = d.astype(jnp.promote_types(hidden.dtype, head.dtype))
-    if edges.of_head:
-        summed[...] += streaming.dot(d, hidden_block, (0, 0))
-    else:
-        summed[...] += streaming.dot(d, head_block, (1, 0))
-
-    @pl.when(tpu.is_last())
-    def _() -> None:
-        gradient[...] = summed[...].astype(gradient.dtype)
+    d = scale[...] * (each - jnp.exp(logp) * slope[...])
+    tpu.add_gradient(gradient, summed, d, hidden_block, head_block, edges)
 
 
 _fused.defvjp(_forward, _backward)
