@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main
+from experiments.contract_trial.study import Study, main, pairs
 from jaxevo.collect.acting import act, judged
 from jaxevo.envs.scene import quadrant, scene_reward
 from jaxevo.models import hub
@@ -96,12 +96,10 @@ def run_arm(arm: str, seed: int, model: hub.LoadedModel) -> dict[str, Any]:
 
 def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
     """For every seed by itself."""
-    by_arm = {arm: [r for r in runs if r["arm"] == arm] for arm in ARMS}
-    both = by_arm["both"]
+    both = [r for r in runs if r["arm"] == "both"]
     above = {
         f"both above {arm}": all(
-            b["end"] >= o["end"] + TARGET["both_above_each_by"]
-            for b, o in zip(both, by_arm[arm], strict=True)
+            b["end"] >= o["end"] + TARGET["both_above_each_by"] for b, o in pairs(runs, "both", arm)
         )
         for arm in ("words only", "drawing only")
     }

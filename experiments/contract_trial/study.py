@@ -62,6 +62,32 @@ def lower_bound(values: Sequence[float], *, level: float = 0.95) -> float:
     return float(np.mean(values)) - float(stats.t.ppf(level, n - 1)) * spread / n**0.5
 
 
+def repeated(
+    first: Study,
+    *,
+    claim: str,
+    target: Mapping[str, float],
+    differences: Callable[[Sequence[Run]], Mapping[str, Sequence[float]]],
+    **changes: Any,
+) -> Study:
+    """A study once more, on new seeds and by means over them, with its first settings.
+
+    Args:
+      first: whose settings, runs and figure these are, but for `changes`.
+      claim, target: as of every study; the target is a bound and its level, in this order.
+      differences: `(runs) -> {part of the claim: one number per seed}`; a part holds where the
+        lower confidence bound of the mean lies above the bound.
+    """
+    above, level = target.values()
+
+    def verdict(runs: Sequence[Run]) -> dict[str, bool]:
+        found = differences(runs)
+        return {part: lower_bound(values, level=level) > above for part, values in found.items()}
+
+    more = {"claim": claim, "target": target, "verdict": verdict, "tried": (), "seeds": MORE_SEEDS}
+    return dataclasses.replace(first, name=f"{first.name}_repeated", **{**more, **changes})
+
+
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
     """Runs every seed, computes the verdict, writes results/NAME.json and NAME.png."""
     parser = argparse.ArgumentParser(description=study.claim)

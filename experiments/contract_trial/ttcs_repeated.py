@@ -8,16 +8,14 @@ of the first study.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.contract_trial.study import MORE_SEEDS, lower_bound, main, pairs
+from experiments.contract_trial.study import main, pairs, repeated
 from experiments.contract_trial.ttcs import STUDY as FIRST
 from experiments.contract_trial.ttcs import draw_writers, run_arm, start
 
 ARMS = ("penalty", "no penalty")
-TARGET = {"lower_bound_of_mean_gap_above": 0.0, "level": 0.95}
 
 
 def run_seed(seed: int) -> list[dict[str, Any]]:
@@ -26,25 +24,21 @@ def run_seed(seed: int) -> list[dict[str, Any]]:
     return [run_arm(arm, seed, model, None) for arm in ARMS]
 
 
-def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
-    """By the mean over seeds of the difference in the share of distinct questions."""
-    gaps = [one["distinct_end"] - other["distinct_end"] for one, other in pairs(runs, *ARMS)]
-    above, level = TARGET.values()
-    return {"the penalty keeps them distinct": lower_bound(gaps, level=level) > above}
+def gaps(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """By how much the share of distinct questions is higher at the end."""
+    found = [one["distinct_end"] - other["distinct_end"] for one, other in pairs(runs, *ARMS)]
+    return {"the penalty keeps them distinct": found}
 
 
-STUDY = dataclasses.replace(
+STUDY = repeated(
     FIRST,
-    name="ttcs_repeated",
     claim="On average over seeds a writer that is rewarded for dividing a fixed solver stays more "
     "diverse with the penalty for repetition than without.",
-    target=TARGET,
-    tried=[],
+    target={"lower_bound_of_mean_gap_above": 0.0, "level": 0.95},
+    differences=gaps,
     run=run_seed,
-    verdict=verdict,
     draw=draw_writers,
     panels=2,
-    seeds=MORE_SEEDS,
 )
 
 if __name__ == "__main__":

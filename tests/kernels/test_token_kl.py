@@ -310,9 +310,8 @@ def test_the_teacher_and_the_temperature_get_no_gradient(implementation, top_k):
     arrays = problem(12)
 
     def loss(teacher, teacher_EV, temperature):
-        options = {"top_k": top_k, "implementation": implementation, "block_V": 16}
-        if implementation == PALLAS:
-            options["block_M"] = 4
+        blocks = {"block_M": 4, "block_V": 16}
+        options = {"top_k": top_k, "implementation": implementation, **blocks}
         return token_kl(
             arrays[0], teacher, arrays[2], teacher_EV, temperature=temperature, **options
         ).sum()
