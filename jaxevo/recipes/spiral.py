@@ -5,19 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxevo.advantages import baseline_advantage
-from jaxevo.collect.self_play import (
-    move_baselines,
-    no_baselines,
-    self_play,
-    self_play_sizes,
-)
+from jaxevo.collect.self_play import move_baselines, no_baselines, self_play, self_play_sizes
 from jaxevo.envs.games import KuhnPoker, TicTacToe
 from jaxevo.losses.credit import broadcast, refuse_uncorrectable
 from jaxevo.losses.reduce import reducer
-from jaxevo.losses.terms import policy_gradient
+from jaxevo.losses.terms import policy_gradient, reference_kl
 from jaxevo.optimizers import adamw
 from jaxevo.teachers.follow import copy, every
-from jaxevo.types import Objective, ParamSet, Recipe, Term, bind
+from jaxevo.types import Objective, ParamSet, Recipe, Term, View, bind
 
 GAMES = {"kuhn": KuhnPoker(), "tic-tac-toe": TicTacToe()}
 
@@ -31,6 +26,7 @@ def spiral(
     max_grad_norm: float = 1.0,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    kl_weight: float = 0.0,
     epochs: int = 2,
     norm_length: float = 4096.0,
     decay: float = 0.95,
@@ -52,6 +48,7 @@ def spiral(
       max_grad_norm: longest gradient before clipping, in the global 2-norm.
       clip_low: how far the ratio may fall below 1 before its gradient stops.
       clip_high: how far the ratio may rise above 1 before its gradient stops.
+      kl_weight: coefficient of the KL (k3) to the frozen start weights, none in the paper.
       epochs: passes over each round's rows.
       norm_length: tokens by which the sum over an answer is divided.
       decay: share of the old baseline, in [0, 1].
@@ -59,17 +56,22 @@ def spiral(
     References:
       arXiv 2506.24119 and its official code.
     """
+    terms = [Term("policy", bind(policy_gradient, clip_low=clip_low, clip_high=clip_high))]
+    params, views = [ParamSet("policy")], ()
+    if kl_weight:
+        params, views = [*params, ParamSet("reference")], (View("reference", params="reference"),)
+        terms.append(Term("kl", bind(reference_kl), kl_weight))
     objective = Objective(
         name="policy",
         advantage=bind(baseline_advantage),
         credit=bind(broadcast),
-        terms=(Term("policy", bind(policy_gradient, clip_low=clip_low, clip_high=clip_high)),),
+        terms=tuple(terms),
         reduce=reducer("constant_norm", length=norm_length),
         optimizer=bind(adamw, learning_rate=learning_rate, max_grad_norm=max_grad_norm),
+        views=views,
         epochs=epochs,
         check=bind(refuse_uncorrectable),
     )
-    params = [ParamSet("policy")]
     if opponent == "snapshot":
         when = bind(every, rounds=snapshot_rounds)
         params.append(ParamSet("opponent", follows="policy", rule=bind(copy), when=when))

@@ -38,7 +38,7 @@ CASES = (
     )),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
-        snapshot_rounds=2,
+        snapshot_rounds=2, kl_weight=0.05,
     ), updates=6),
     Case("alphagrpo", lambda: alphagrpo(
         learning_rate=1e-3, steps=6, window=(3, 5), flow_clip=0.2,
