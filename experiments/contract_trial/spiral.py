@@ -6,9 +6,7 @@ seen random legal moves only (so that its answers are moves), exploitability 11/
 Whoever learns a best answer to such play comes to about 1/3 and no further (the least that a pure
 strategy can have is 1/6): that line only self-play should cross.
 
-A small weight on the KL to the start keeps strategies mixed. With exact gradients on a table of
-logits, in which its two equilibria can be computed, self-play ends at 0.04 and play against the
-start at 0.34.
+A small weight on the KL to the start keeps strategies mixed.
 """
 
 from __future__ import annotations

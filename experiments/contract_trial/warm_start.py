@@ -71,11 +71,19 @@ def warm_start(
     sizes = bind(_sizes, rows=rows, prompt=prompt_tokens, answer=answer_tokens)
     collect = bind(_examples, draw=draw, rows=rows)
     recipe = Recipe("imitation", collect, (objective,), sizes=sizes)
+    state = rounds(recipe, model, prompt_tokens=prompt_tokens, steps=steps, seed=seed)
+    return dataclasses.replace(model, params=state.params["policy"])
+
+
+def rounds(
+    recipe: Recipe, model: LoadedModel, *, prompt_tokens: int, steps: int, seed: int
+) -> TrainState:
+    """The state after so many rounds of a recipe that samples nothing and has no memory."""
     run = build_run(recipe, RunOptions(seed=seed, prompt_tokens=prompt_tokens), model=model)
     state = run.state
     for _ in range(steps):
         state, _, _, _ = one_round(run, state, None)
-    return dataclasses.replace(model, params=state.params["policy"])
+    return state
 
 
 def _examples(
