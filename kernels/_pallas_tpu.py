@@ -4,12 +4,16 @@ A kernel walks a grid of blocks of hidden states by blocks of the vocabulary. Th
 stays in VMEM while those of the other stream by; both have the whole width. Arrays are not padded:
 the last block of an axis reaches past the end, where what is read is garbage and what is written is
 dropped.
+
+Both gradients come from one kernel, so that logits are computed once for the two. It visits every
+pair of blocks once, with a block of the head staying; thus the gradient of that block is summed in
+VMEM, and the gradient of the hidden states in HBM: each step copies its rows' sum in, adds, and
+copies it out, while products run.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +24,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxevo.kernels import _streaming as streaming
 
-VMEM = {"v5e": 128 * 2**20, "v5p": 64 * 2**20, "v6e": 128 * 2**20}  # bytes of a core
 _SHARE = 0.8  # of the VMEM that blocks may fill; the compiler keeps values of its own there
 _LOGITS = 6  # float32 blocks of logits, and what is made of them, that are alive at once
+_NUMBERS = 14  # float32 buffers of one number per row; each row is padded to 128 of them
 
 
 class Blocks(NamedTuple):
@@ -32,93 +36,110 @@ class Blocks(NamedTuple):
     columns: int
 
 
-class Tiles(NamedTuple):
-    """Blocks of the three kernels: values, gradient of hidden states, gradient of the head."""
+class Setting(NamedTuple):
+    """Blocks of the kernel of values and that of gradients, and the chip that they are made for;
+    `interpret` runs the kernels' steps in XLA."""
 
     values: Blocks
-    hidden: Blocks
-    head: Blocks
-
-
-class Setting(NamedTuple):
-    """Blocks, the chip that sets limits, and whether the kernels' steps run in XLA instead."""
-
-    tiles: Tiles
-    chip: str
+    gradients: Blocks
+    chip: pltpu.TpuInfo
     interpret: bool
 
 
+class Arrays(NamedTuple):
+    """What a kernel reads: numbers [M] of the rows, hidden states [M, ·], heads [V, ·].
+
+    Gradients are of the first of the hidden states and of the heads.
+    """
+
+    columns: tuple[jax.Array, ...]
+    hidden: tuple[jax.Array, ...]
+    heads: tuple[jax.Array, ...]
+
+
 def choose_setting(
+    rows: int,
+    vocabulary: int,
     read: int,
     made: int,
     itemsize: int,
     *,
     block_M: int | None,
     block_V: int | None,
-    chip: str | None,
     interpret: bool,
 ) -> Setting:
-    """The blocks asked for, or else the largest that fit a core of the chip.
+    """The blocks asked for, or else the largest that fit a core of the chip, cut evenly.
 
-    Every row that stays cuts the traffic of what streams by, so that side is made large first.
+    What stays cuts the traffic of what streams by, so that side is made large first.
 
     Args:
+      rows, vocabulary: M and V.
       read: width of all that is read, D, or D + E of two models.
       made: width of a gradient.
       itemsize: bytes of a number of the inputs.
-      block_M, block_V: rows and columns of all kernels' blocks; None leaves the choice here.
-      chip: `v5e`, `v5p` or `v6e`; None takes that of the default device.
+      block_M, block_V: rows and columns of both kernels' blocks; None leaves the choice here.
       interpret: whether to run anywhere, slowly.
 
     Raises:
       ValueError: where not even the smallest blocks fit.
     """
-    chip = chip or this_chip()
+    chip = this_chip()
 
-    def largest(*, gradient: bool) -> tuple[int, int]:
-        for stays in (1024, 512, 256, 128):
-            for streams in (512, 256, 128):
-                need = vmem_bytes(stays, streams, read, made if gradient else 0, itemsize)
-                if need <= _SHARE * VMEM[chip]:
+    def largest(made: int) -> tuple[int, int]:
+        for streams in (256, 128):
+            for stays in (2048, 1536, 1024, 768, 512, 256, 128):
+                numbers = streams if made else stays
+                need = vmem_bytes(stays, streams, read, made, itemsize, numbers)
+                if need <= _SHARE * chip.vmem_capacity_bytes:
                     return stays, streams
-        raise ValueError(f"blocks of 128 rows of width {read} do not fit the VMEM of {chip}.")
+        raise ValueError(
+            f"blocks of 128 rows of width {read} do not fit the VMEM of a {chip.chip_version}."
+        )
 
-    stays, streams = largest(gradient=True)
-    chosen = Tiles(Blocks(*largest(gradient=False)), Blocks(stays, streams), Blocks(streams, stays))
-    tiles = Tiles(*(Blocks(block_M or b.rows, block_V or b.columns) for b in chosen))
-    return Setting(tiles, chip, interpret)
+    def blocks(of_rows: int, of_columns: int) -> Blocks:
+        return Blocks(block_M or _even(rows, of_rows), block_V or _even(vocabulary, of_columns))
+
+    values, gradients = blocks(*largest(0)), blocks(*largest(made)[::-1])
+    return Setting(values, gradients, chip, interpret)
 
 
-def vmem_bytes(stays: int, streams: int, read: int, made: int, itemsize: int) -> int:
+def _even(length: int, block: int) -> int:
+    """At most `block`, in whole tiles, so that no block is much emptier than the others."""
+    tile = 128 if length > 128 else 16
+    return pl.cdiv(pl.cdiv(length, pl.cdiv(length, block)), tile) * tile
+
+
+def vmem_bytes(stays: int, streams: int, read: int, made: int, itemsize: int, numbers: int) -> int:
     """Of one kernel: what is read and made lies in two buffers, sums and logits are float32."""
     buffers = 2 * itemsize * (read * (stays + streams) + made * stays)
-    return buffers + 4 * made * stays + 4 * _LOGITS * stays * streams
+    sums = 2 * 4 * made * (stays + streams)  # and the products that are added to them
+    logits = 4 * _LOGITS * stays * streams
+    return buffers + sums + logits + 4 * 128 * _NUMBERS * numbers
 
 
-def this_chip() -> str:
-    """The chip of the default device; v5e where that is none."""
-    kind = jax.devices()[0].device_kind.lower()
-    return next((chip for name, chip in _KINDS.items() if name in kind), "v5e")
+def this_chip() -> pltpu.TpuInfo:
+    """The chip of the mesh that is set, else of the default device; v5e where that is no TPU."""
+    if pltpu.is_tpu_device():
+        return pltpu.get_tpu_info()
+    return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)
 
 
-_KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v6": "v6e", "v5": "v5p"}  # the first that fits
-
-
-# ---------------------------------------------------------------------------- starting a kernel
+# ---------------------------------------------------------------------------- ragged edges
 class Edges(NamedTuple):
-    """The sizes M and V, and which of them the first axis of the grid counts blocks of."""
+    """The sizes M and V, and which blocks of rows and columns a step of the grid works on."""
 
     rows: int
     vocabulary: int
-    of_head: bool = False  # the gradient of the head: the vocabulary comes first
+    row_block: Any
+    column_block: Any
 
     def ids(self, x: jax.Array) -> jax.Array:
         """Token ids of the columns of a block of logits; those from V on are none."""
-        return _numbers(int(not self.of_head), (1, x.shape[1]))
+        return _numbers(self.column_block, (1, x.shape[1]))
 
     def real_rows(self, block: jax.Array) -> jax.Array:
         """[rows, 1], whether a row of a block exists."""
-        return _numbers(int(self.of_head), (block.shape[0], 1)) < self.rows
+        return _numbers(self.row_block, (block.shape[0], 1)) < self.rows
 
     def hidden(self, block: jax.Array) -> jax.Array:
         """Hidden states with zeros past the end: 0 times garbage may be NaN."""
@@ -130,7 +151,7 @@ class Edges(NamedTuple):
         """Rows of the head with zeros past the end."""
         if self.vocabulary % block.shape[0] == 0:
             return block
-        ids = _numbers(int(not self.of_head), (block.shape[0], 1))
+        ids = _numbers(self.column_block, (block.shape[0], 1))
         return jnp.where(ids < self.vocabulary, block, jnp.zeros_like(block))
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -142,67 +163,82 @@ class Edges(NamedTuple):
         return jnp.where((self.ids(d) < self.vocabulary) & self.real_rows(d), d, 0.0)
 
 
-def _numbers(grid_axis: int, shape: tuple[int, int]) -> jax.Array:
+def _numbers(block: Any, shape: tuple[int, int]) -> jax.Array:
     """Which rows or columns of the whole array a block holds, along the axis that is not 1."""
     axis = shape.index(max(shape))
-    return pl.program_id(grid_axis) * shape[axis] + lax.broadcasted_iota(jnp.int32, shape, axis)
+    return block * shape[axis] + lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
-def launch(
-    kernel: Any,
-    edges: Edges,
-    blocks: Blocks,
+# ---------------------------------------------------------------------------- kernels of values
+def values(
+    kernel: Callable[..., None],
+    arrays: Arrays,
     setting: Setting,
     *,
-    columns: Sequence[jax.Array],
-    hidden: Sequence[jax.Array],
-    heads: Sequence[jax.Array],
-    outputs: Sequence[jax.ShapeDtypeStruct],
-    scratch: Sequence[int],
+    outputs: int,
+    scratch: int,
 ) -> list[jax.Array]:
-    """Runs `kernel(*refs, edges=edges)` over all blocks; refs in the order of the arguments.
+    """Runs `kernel(*refs, edges=edges)` over all blocks, those of the vocabulary innermost.
+
+    Refs of a block: columns [rows, 1], hidden states, heads, outputs [rows, 1], scratch [rows, 1].
 
     Args:
-      kernel: gets a block of everything; see the head of a file that uses it for what stays.
-      columns: [M] each, seen as [rows, 1].
-      hidden, heads: [M, ·] and [V, ·].
-      outputs: whose first axis is that of the grid.
-      scratch: widths of float32 sums, as long as a block of the outputs.
+      outputs, scratch: how many numbers a row gets, and how many sums it needs, all float32.
+
+    Returns:
+      [M] each.
     """
+    rows, vocabulary = arrays.hidden[0].shape[0], arrays.heads[0].shape[0]
+    blocks = setting.values
 
-    def spec(array: Any, *, by_rows: bool) -> pl.BlockSpec:
-        block = (blocks.rows if by_rows else blocks.columns, array.shape[1])
-        return pl.BlockSpec(block, lambda a, b: ((b if by_rows == edges.of_head else a), 0))
+    def body(*refs: Any) -> None:
+        kernel(*refs, edges=Edges(rows, vocabulary, pl.program_id(0), pl.program_id(1)))
 
-    by_rows = [*(x_M[:, None] for x_M in columns), *hidden]
-    counts = pl.cdiv(edges.rows, blocks.rows), pl.cdiv(edges.vocabulary, blocks.columns)
-    stays = blocks.columns if edges.of_head else blocks.rows
-    return pl.pallas_call(
-        functools.partial(kernel, edges=edges),
-        grid=counts[::-1] if edges.of_head else counts,
-        in_specs=[
-            *(spec(x, by_rows=True) for x in by_rows),
-            *(spec(x, by_rows=False) for x in heads),
-        ],
-        out_specs=[spec(x, by_rows=not edges.of_head) for x in outputs],
-        out_shape=list(outputs),
-        scratch_shapes=[pltpu.VMEM((stays, width), jnp.float32) for width in scratch],
-        # The outer axis may be split over cores; over the inner one is summed.
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM[setting.chip]
-        ),
+    row_block, column_block = (lambda i, j: i), (lambda i, j: j)
+    found = pl.pallas_call(
+        body,
+        grid=(pl.cdiv(rows, blocks.rows), pl.cdiv(vocabulary, blocks.columns)),
+        in_specs=_read_specs(arrays, blocks, row_block, column_block),
+        out_specs=[_spec(blocks.rows, 1, row_block)] * outputs,
+        out_shape=[jax.ShapeDtypeStruct((rows, 1), jnp.float32)] * outputs,
+        scratch_shapes=[pltpu.VMEM((blocks.rows, 1), jnp.float32)] * scratch,
+        # Rows may be split over cores; over the vocabulary is summed.
+        compiler_params=_compiler_params(setting, ("parallel", "arbitrary")),
         interpret=setting.interpret,
-    )(*by_rows, *heads)
+    )(*_flat(arrays))
+    return [x_M1[:, 0] for x_M1 in found]
 
 
-# ---------------------------------------------------------------------------- inside of a kernel
+def _flat(arrays: Arrays) -> list[jax.Array]:
+    return [*(x_M[:, None] for x_M in arrays.columns), *arrays.hidden, *arrays.heads]
+
+
+def _read_specs(
+    arrays: Arrays, blocks: Blocks, row_block: Any, column_block: Any
+) -> list[pl.BlockSpec]:
+    widths = [1 for _ in arrays.columns] + [x.shape[1] for x in arrays.hidden]
+    by_rows = [_spec(blocks.rows, width, row_block) for width in widths]
+    return by_rows + [_spec(blocks.columns, x.shape[1], column_block) for x in arrays.heads]
+
+
+def _spec(length: int, width: int, number: Callable[..., Any]) -> pl.BlockSpec:
+    """Blocks of whole rows; `number` maps indices of the grid to a block's."""
+    return pl.BlockSpec((length, width), lambda *at: (number(*at), 0))
+
+
+def _compiler_params(setting: Setting, semantics: tuple[str, ...]) -> pltpu.CompilerParams:
+    return pltpu.CompilerParams(
+        dimension_semantics=semantics, vmem_limit_bytes=setting.chip.vmem_capacity_bytes
+    )
+
+
 def is_last() -> jax.Array:
-    """Whether all has been summed."""
+    """Whether a kernel of values has seen the whole vocabulary."""
     return pl.program_id(1) == pl.num_programs(1) - 1
 
 
 def clear(*sums: Any, runs: Sequence[tuple[Any, Any]] = ()) -> None:
-    """Before the first step: zeros, and pairs of a max and a sum over no columns."""
+    """Before the first block: zeros, and pairs of a max and a sum over no columns."""
 
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
@@ -224,19 +260,133 @@ def extend(
     return before, after, shifted
 
 
-def add_gradient(
-    gradient: Any, summed: Any, d: jax.Array, hidden: jax.Array, head: jax.Array, edges: Edges
-) -> None:
-    """Adds a block's share, ∂/∂logits times what streams by; writes the sum after the last step.
+# ---------------------------------------------------------------------------- gradients
+class _Walk(NamedTuple):
+    """Sizes of the arrays and the grid (cores, blocks of V of a core, blocks of M) over them."""
 
-    Operands of the product have the inputs' dtype, as in the forward pass.
+    rows: int
+    vocabulary: int
+    row_blocks: int
+    column_blocks: int
+    cores: int
+
+    @property
+    def per_core(self) -> int:
+        return pl.cdiv(self.column_blocks, self.cores)
+
+    def column_block(self, core: Any, j: Any) -> Any:
+        """The last core may have fewer blocks of V: it then stays at its last one."""
+        return jnp.minimum(core * self.per_core + j, self.column_blocks - 1)
+
+
+def gradients(
+    slopes_of: Callable[..., jax.Array], arrays: Arrays, setting: Setting
+) -> tuple[jax.Array, jax.Array]:
+    """Σ_v d_mv head_v and Σ_m d_mv hidden_m of ∂/∂logits d, in the dtypes of hidden and head.
+
+    `slopes_of(columns, hidden, heads)` gets blocks of everything and returns d [rows, columns];
+    what it returns past the ends is dropped. Operands of the products have the inputs' dtype, as
+    in the forward pass. Where a chip has two cores, each takes half of the vocabulary and has a sum
+    of ∂/∂hidden of its own.
     """
-    d = edges.slopes(d).astype(jnp.promote_types(hidden.dtype, head.dtype))
-    if edges.of_head:
-        summed[...] += streaming.dot(d, hidden, (0, 0))
-    else:
-        summed[...] += streaming.dot(d, head, (1, 0))
+    (hidden, *_), (head, *_), blocks = arrays.hidden, arrays.heads, setting.gradients
+    (rows, width), vocabulary = hidden.shape, head.shape[0]
+    column_blocks = pl.cdiv(vocabulary, blocks.columns)
+    cores = min(setting.chip.num_cores, column_blocks)
+    walk = _Walk(rows, vocabulary, pl.cdiv(rows, blocks.rows), column_blocks, cores)
 
-    @pl.when(is_last())
+    def kernel(*refs: Any) -> None:
+        *read, partial, dhead, rows_sum, head_sum, copied_in, copied_out = refs
+        parts = iter(read)
+        blocks = Arrays(*(tuple(next(parts) for _ in part) for part in arrays))
+        sums = _Sums(partial, rows_sum, copied_in, copied_out, dhead, head_sum)
+        _gradient_step(slopes_of, blocks, sums, walk)
+
+    def row_block(core: Any, j: Any, i: Any) -> Any:
+        del core, j
+        return i
+
+    def column_block(core: Any, j: Any, i: Any) -> Any:
+        del i
+        return walk.column_block(core, j)
+
+    partial, dhead = pl.pallas_call(
+        kernel,
+        grid=(cores, walk.per_core, walk.row_blocks),
+        in_specs=_read_specs(arrays, blocks, row_block, column_block),
+        out_specs=[pl.BlockSpec(memory_space=pl.ANY), _spec(blocks.columns, width, column_block)],
+        out_shape=[
+            jax.ShapeDtypeStruct((cores, walk.row_blocks * blocks.rows, width), jnp.float32),
+            jax.ShapeDtypeStruct(head.shape, head.dtype),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((blocks.rows, width), jnp.float32),
+            pltpu.VMEM((blocks.columns, width), jnp.float32),
+            pltpu.SemaphoreType.DMA,
+            pltpu.SemaphoreType.DMA,
+        ],
+        compiler_params=_compiler_params(setting, ("parallel", "arbitrary", "arbitrary")),
+        interpret=setting.interpret,
+    )(*_flat(arrays))
+    return jnp.sum(partial, axis=0)[:rows].astype(hidden.dtype), dhead
+
+
+class _Sums(NamedTuple):
+    """Refs of ∂/∂hidden, in HBM: [cores, M, D] and a block of it in VMEM, with the semaphores of
+    the copies between them; and of ∂/∂head, a block of the result and its sum in float32."""
+
+    partial: Any
+    rows_sum: Any
+    copied_in: Any
+    copied_out: Any
+    dhead: Any
+    head_sum: Any
+
+
+def _gradient_step(
+    slopes_of: Callable[..., jax.Array], refs: Arrays, sums: _Sums, walk: _Walk
+) -> None:
+    """Adds one pair of blocks to both sums.
+
+    The copies of the rows' sum run beside the products: that of the last step leaves while logits
+    are computed, that of this step comes in while d is multiplied.
+    """
+    core, j, i = (pl.program_id(axis) for axis in range(3))
+    this, last_row_block = core * walk.per_core + j, i == walk.row_blocks - 1
+    is_last_of_core = last_row_block & ((j == walk.per_core - 1) | (this == walk.column_blocks - 1))
+    edges = Edges(walk.rows, walk.vocabulary, i, this)
+    block_rows = sums.rows_sum.shape[0]
+    place = sums.partial.at[core, pl.ds(i * block_rows, block_rows), :]
+    copy_in = pltpu.make_async_copy(place, sums.rows_sum, sums.copied_in)
+    copy_out = pltpu.make_async_copy(sums.rows_sum, place, sums.copied_out)
+
+    @pl.when(this < walk.column_blocks)
     def _() -> None:
-        gradient[...] = summed[...].astype(gradient.dtype)
+        hidden, head = edges.hidden(refs.hidden[0][...]), edges.head(refs.heads[0][...])
+        d = slopes_of(refs.columns, (hidden, *refs.hidden[1:]), (head, *refs.heads[1:]), edges)
+        d = edges.slopes(d).astype(jnp.promote_types(hidden.dtype, head.dtype))
+        pl.when((i > 0) | (j > 0))(copy_out.wait)
+        pl.when(j > 0)(copy_in.start)
+
+        @pl.when(i == 0)
+        def _() -> None:
+            sums.head_sum[...] = jnp.zeros(sums.head_sum.shape, jnp.float32)
+
+        sums.head_sum[...] += streaming.dot(d, hidden, (0, 0))
+        share = streaming.dot(d, head, (1, 0))
+
+        @pl.when(last_row_block)
+        def _() -> None:
+            sums.dhead[...] = sums.head_sum[...].astype(sums.dhead.dtype)
+
+        @pl.when(j == 0)
+        def _() -> None:
+            sums.rows_sum[...] = share
+
+        @pl.when(j > 0)
+        def _() -> None:
+            copy_in.wait()
+            sums.rows_sum[...] += share
+
+        copy_out.start()
+        pl.when(is_last_of_core)(copy_out.wait)

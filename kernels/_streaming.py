@@ -49,11 +49,17 @@ def scan_blocks(
 
 
 def dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    """Product of two matrices over the axes `contract`, accumulated and returned in float32."""
+    """Product of two matrices over the axes `contract`, accumulated and returned in float32.
+
+    Products of float32 are such on every device: a TPU's or GPU's default would round operands.
+    """
     dtype = jnp.promote_types(a.dtype, b.dtype)
-    dimensions = (((contract[0],), (contract[1],)), ((), ()))
     return lax.dot_general(
-        a.astype(dtype), b.astype(dtype), dimensions, preferred_element_type=jnp.float32
+        a.astype(dtype),
+        b.astype(dtype),
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=lax.Precision.HIGHEST if dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
     )
 
 

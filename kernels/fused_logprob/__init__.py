@@ -45,7 +45,7 @@ def fused_logprob(
       unembed_DV: the head.
       targets_M: token ids; ids outside of [0, V) are clamped, so that padding slots stay finite.
       temperature: > 0, a number or one per row [M]; may be traced.
-      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (5
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
         products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.

@@ -1,19 +1,24 @@
-"""`fused_logprob` as three Pallas TPU kernels: values, gradient of hidden states, of the head.
+"""`fused_logprob` as two Pallas TPU kernels: values, and both gradients.
 
-Values, and the gradient of the hidden states: grid (M / rows, V / columns), inner axis last
+Values: grid (M / rows, V / columns), inner axis last
 
       HBM                      VMEM, per step (i, j)                       HBM
       hidden [M, D]   --i-->   hidden [rows, D]     stays for all j
       head   [V, D]   --j-->   head   [columns, D]  streams by
                                logits [rows, columns] = hidden · headᵀ
-                               running max, sums [rows, 1], or
-                               Σ_j dlogits · head [rows, D], float32  -->  at the last j
+                               running max, sums [rows, 1]            -->  [M], at the last j
 
-Gradient of the head: grid (V / columns, M / rows), the same with the parts of hidden and head
-exchanged: a block of the head stays, hidden states stream by, Σ_i dlogitsᵀ · hidden is summed.
+Gradients: grid (cores, V / columns / cores, M / rows), inner axis last
 
-Logits never leave VMEM. They are computed three times: 5 products of 2 M D V FLOPs in all. The head
-is read M / rows times, the hidden states V / columns times.
+      head   [V, D]   --j-->   head   [columns, D]  stays for all i
+      hidden [M, D]   --i-->   hidden [rows, D]     streams by
+                               dlogits [rows, columns], from logits computed again
+                               Σ_i dlogitsᵀ · hidden [columns, D]     -->  ∂/∂head [V, D], last i
+      ∂/∂hidden [M, D] <--->   += dlogits · head [rows, D]            copied in and out, each step
+
+Logits never leave VMEM. They are computed twice: 4 products of 2 M D V FLOPs in all. For values the
+head is read M / rows times; for gradients the hidden states and their float32 gradient V / columns
+times.
 """
 
 from __future__ import annotations
@@ -38,15 +43,15 @@ def fused_logprob(
     *,
     block_M: int | None = None,
     block_V: int | None = None,
-    chip: str | None = None,
     interpret: bool = False,
 ) -> LogProbs:
-    """`chip` sets limits and default blocks; `interpret` runs the kernels' steps in XLA."""
-    width = hidden_MD.shape[1]
+    """`interpret` runs the kernels' steps in XLA."""
+    (rows, width), vocabulary = hidden_MD.shape, unembed_DV.shape[1]
     itemsize = max(hidden_MD.dtype.itemsize, unembed_DV.dtype.itemsize)
     setting = tpu.choose_setting(
-        width, width, itemsize, block_M=block_M, block_V=block_V, chip=chip, interpret=interpret
-    )
+        rows, vocabulary, width, width, itemsize,
+        block_M=block_M, block_V=block_V, interpret=interpret,
+    )  # fmt: skip
     return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), setting)
 
 
@@ -57,19 +62,9 @@ def _fused(inputs: Inputs, setting: tpu.Setting) -> LogProbs:
 
 # ---------------------------------------------------------------------------- values
 def _forward(inputs: Inputs, setting: tpu.Setting) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
-    edges = tpu.Edges(inputs.hidden_MD.shape[0], inputs.unembed_VD.shape[0])
-    found = tpu.launch(
-        _value_kernel,
-        edges,
-        setting.tiles.values,
-        setting,
-        columns=(inputs.targets_M, inputs.inverse_M),
-        hidden=(inputs.hidden_MD,),
-        heads=(inputs.unembed_VD,),
-        outputs=[jax.ShapeDtypeStruct((edges.rows, 1), jnp.float32)] * 3,
-        scratch=[1] * 4,
-    )
-    out = LogProbs(*(x_M1[:, 0] for x_M1 in found))
+    columns = inputs.targets_M, inputs.inverse_M
+    arrays = tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
+    out = LogProbs(*tpu.values(_value_kernel, arrays, setting, outputs=3, scratch=4))
     return out, (inputs, out)
 
 
@@ -101,43 +96,20 @@ def _backward(
     setting: tpu.Setting, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
 ) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
-    scaled, constant_M = slopes(inverse_M, out, cotangent)
-
-    def gradient(like: jax.Array, blocks: tpu.Blocks, *, of_head: bool) -> jax.Array:
-        (found,) = tpu.launch(
-            _gradient_kernel,
-            tpu.Edges(hidden_MD.shape[0], unembed_VD.shape[0], of_head),
-            blocks,
-            setting,
-            columns=(
-                targets_M, inverse_M, out.logsumexp_M, constant_M, scaled.entropy_M, scaled.logp_M
-            ),
-            hidden=(hidden_MD,),
-            heads=(unembed_VD,),
-            outputs=[jax.ShapeDtypeStruct(like.shape, like.dtype)],
-            scratch=[like.shape[1]],
-        )  # fmt: skip
-        return found
-
-    dhidden_MD = gradient(hidden_MD, setting.tiles.hidden, of_head=False)
-    dunembed_VD = gradient(unembed_VD, setting.tiles.head, of_head=True)
+    g, constant_M = slopes(inverse_M, out, cotangent)
+    columns = targets_M, inverse_M, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M
+    arrays = tpu.Arrays(columns, (hidden_MD,), (unembed_VD,))
+    dhidden_MD, dunembed_VD = tpu.gradients(_slopes, arrays, setting)
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 
-def _gradient_kernel(
-    targets: Any, inverse: Any, logsumexp: Any, constant: Any, g_entropy: Any, g_logp: Any,
-    hidden: Any, head: Any,
-    gradient: Any,
-    summed: Any,
-    *, edges: tpu.Edges,
-) -> None:  # fmt: skip
-    tpu.clear(summed)
-    hidden_block, head_block = edges.hidden(hidden[...]), edges.head(head[...])
-    x = streaming.dot(hidden_block, head_block, (1, 1)) * inverse[...]
-    logp = x - logsumexp[...]
-    d = jnp.exp(logp) * (constant[...] - g_entropy[...] * logp)
-    d += jnp.where(edges.ids(x) == targets[...], g_logp[...], 0.0)
-    tpu.add_gradient(gradient, summed, d, hidden_block, head_block, edges)
+def _slopes(
+    columns: tuple[Any, ...], hidden: tuple[Any], head: tuple[Any], edges: tpu.Edges
+) -> jax.Array:
+    targets, inverse, logsumexp, constant, g_entropy, g_logp = (ref[...] for ref in columns)
+    logp = streaming.dot(*hidden, *head, (1, 1)) * inverse - logsumexp
+    d = jnp.exp(logp) * (constant - g_entropy * logp)
+    return d + jnp.where(edges.ids(logp) == targets, g_logp, 0.0)
 
 
 _fused.defvjp(_forward, _backward)

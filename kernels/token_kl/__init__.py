@@ -60,8 +60,8 @@ def token_kl(
       top_k: None for the whole vocabulary, or how many tokens, in [1, V].
       tail: whether the tokens outside of top_k count as one bucket.
       temperature: > 0, a number or one per row [M], for both; may be traced, gets no gradient.
-      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (8
-        products, js 10; no top_k; its `_interpret` form runs anywhere, slowly), or None, which
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (6
+        products, js 8; no top_k; its `_interpret` form runs anywhere, slowly), or None, which
         takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.

@@ -1,19 +1,19 @@
-"""`token_kl` as Pallas TPU kernels: values, gradient of hidden states, gradient of the head.
+"""`token_kl` as Pallas TPU kernels: values, and both gradients.
 
-Values, and the gradient of the hidden states: grid (M / rows, V / columns), inner axis last
+Values: grid (M / rows, V / columns), inner axis last
 
       HBM                              VMEM, per step (i, j)                       HBM
       both hidden [M, D], [M, E] -i->  [rows, D], [rows, E]      stay for all j
       both heads  [V, D], [V, E] -j->  [columns, D], [columns, E]  stream by
                                        two blocks of logits [rows, columns]
-                                       two running maxima and sums [rows, 1], or
-                                       Σ_j dlogits · head [rows, D], float32  -->  at the last j
+                                       running maxima and sums [rows, 1]  -->  [M], at the last j
 
-Gradient of the head: grid (V / columns, M / rows); blocks of both heads stay, hidden states stream
-by, and Σ_i dlogitsᵀ · hidden [columns, D] is summed. Neither model's logits leave VMEM.
+Gradients: grid (cores, V / columns / cores, M / rows); blocks of both heads stay for all i, hidden
+states stream by. ∂/∂head [columns, D] is summed in VMEM; ∂/∂hidden [rows, D] is copied in from HBM,
+added to, and copied out at every step. Neither model's logits leave VMEM.
 
 Products of 2 M D V FLOPs: 2 for the value (js: 4, the logarithm of a mixture needs both logsumexps
-first) and 3 for each gradient, 8 in all (js: 10).
+first) and 4 for the gradients, 6 in all (js: 8).
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ def token_kl(
     *,
     block_M: int | None = None,
     block_V: int | None = None,
-    chip: str | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`chip` sets limits and default blocks; `interpret` runs the kernels' steps in XLA.
+    """`interpret` runs the kernels' steps in XLA.
 
     Raises:
       ValueError: for top_k, which `chunked` and `reference` alone have.
@@ -50,17 +49,13 @@ def token_kl(
             f"top_k={measure.top_k} needs implementation='chunked'; pallas_tpu sums over the whole "
             "vocabulary."
         )
-    student, teacher = heads.student_hidden_MD.shape[1], heads.teacher_hidden_ME.shape[1]
+    (rows, width), vocabulary = heads.student_hidden_MD.shape, heads.student_VD.shape[0]
+    both = width + heads.teacher_hidden_ME.shape[1]
     itemsize = max(x.dtype.itemsize for x in heads[:4])
     setting = tpu.choose_setting(
-        student + teacher,
-        student,
-        itemsize,
-        block_M=block_M,
-        block_V=block_V,
-        chip=chip,
-        interpret=interpret,
-    )
+        rows, vocabulary, both, width, itemsize,
+        block_M=block_M, block_V=block_V, interpret=interpret,
+    )  # fmt: skip
     return _fused(heads, measure, setting)
 
 
@@ -69,22 +64,12 @@ def _fused(heads: Heads, measure: Measure, setting: tpu.Setting) -> jax.Array:
     return _forward(heads, measure, setting)[0]
 
 
-def _launch(
-    kernel: Any, heads: Heads, measure: Measure, setting: tpu.Setting, blocks: tpu.Blocks,
-    *, columns: tuple[jax.Array, ...], outputs: list[jax.ShapeDtypeStruct], scratch: list[int],
-    of_head: bool = False,
-) -> list[jax.Array]:  # fmt: skip
-    """The kernel gets the columns and the inverse temperature, both hidden states, both heads."""
-    return tpu.launch(
-        functools.partial(kernel, measure=measure),
-        tpu.Edges(heads.student_hidden_MD.shape[0], heads.student_VD.shape[0], of_head),
-        blocks,
-        setting,
-        columns=(*columns, heads.inverse_M),
-        hidden=(heads.student_hidden_MD, heads.teacher_hidden_ME),
-        heads=(heads.student_VD, heads.teacher_VE),
-        outputs=outputs,
-        scratch=scratch,
+def _arrays(heads: Heads, *columns: jax.Array) -> tpu.Arrays:
+    """With the inverse temperature as the last of the columns; the student comes first."""
+    return tpu.Arrays(
+        (*columns, heads.inverse_M),
+        (heads.student_hidden_MD, heads.teacher_hidden_ME),
+        (heads.student_VD, heads.teacher_VE),
     )
 
 
@@ -100,23 +85,20 @@ def _logits(
 def _forward(
     heads: Heads, measure: Measure, setting: tpu.Setting
 ) -> tuple[jax.Array, tuple[Heads, Sums]]:
-    number = jax.ShapeDtypeStruct((heads.student_hidden_MD.shape[0], 1), jnp.float32)
-
     def run(kernel: Any, *columns: jax.Array, outputs: int, scratch: int) -> list[jax.Array]:
-        return _launch(
-            kernel, heads, measure, setting, setting.tiles.values,
-            columns=columns, outputs=[number] * outputs, scratch=[1] * scratch,
-        )  # fmt: skip
+        bound = functools.partial(kernel, measure=measure)
+        arrays = _arrays(heads, *columns)
+        return tpu.values(bound, arrays, setting, outputs=outputs, scratch=scratch)
 
     if measure.kind == "js":  # the logarithm of a mixture needs both logsumexps first
         pair = run(_logsumexp_kernel, outputs=2, scratch=4)
-        value_M1, slope_M1 = run(
-            _mixture_kernel, *(x_M1[:, 0] for x_M1 in pair), outputs=2, scratch=2
-        )
-        return value_M1[:, 0], (heads, Sums(*pair, slope_M1))
-    value_M1, student_M1, teacher_M1 = run(_kl_kernel, outputs=3, scratch=5)
-    slope_M1 = value_M1 if measure.kind == "reverse" else jnp.zeros_like(value_M1)
-    return value_M1[:, 0], (heads, Sums(student_M1, teacher_M1, slope_M1))
+        value_M, slope_M = run(_mixture_kernel, *pair, outputs=2, scratch=2)
+        student_M, teacher_M = pair
+    else:
+        value_M, student_M, teacher_M = run(_kl_kernel, outputs=3, scratch=5)
+        slope_M = value_M if measure.kind == "reverse" else jnp.zeros_like(value_M)
+    sums = Sums(*(x_M[:, None] for x_M in (student_M, teacher_M, slope_M)))
+    return value_M, (heads, sums)
 
 
 def _kl_kernel(
@@ -186,38 +168,26 @@ def _mixture_kernel(
 def _backward(
     measure: Measure, setting: tpu.Setting, saved: tuple[Heads, Sums], cotangent_M: jax.Array
 ) -> tuple[Heads]:
-    """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     heads, sums = saved
     columns = (cotangent_M * heads.inverse_M, *(x_M1[:, 0] for x_M1 in sums))
-
-    def gradient(like: jax.Array, blocks: tpu.Blocks, *, of_head: bool) -> jax.Array:
-        out = jax.ShapeDtypeStruct(like.shape, like.dtype)
-        (found,) = _launch(
-            _gradient_kernel, heads, measure, setting, blocks,
-            columns=columns, outputs=[out], scratch=[like.shape[1]], of_head=of_head,
-        )  # fmt: skip
-        return found
-
-    dhidden_MD = gradient(heads.student_hidden_MD, setting.tiles.hidden, of_head=False)
-    dhead_VD = gradient(heads.student_VD, setting.tiles.head, of_head=True)
+    slopes = functools.partial(_slopes, measure=measure)
+    dhidden_MD, dhead_VD = tpu.gradients(slopes, _arrays(heads, *columns), setting)
     none = streaming.NO_GRADIENT
     return (Heads(dhidden_MD, dhead_VD, none, none, none),)
 
 
-def _gradient_kernel(
-    scale: Any, student: Any, teacher: Any, slope: Any,
-    inverse: Any, hidden: Any, other_hidden: Any, head: Any, other_head: Any,
-    gradient: Any,
-    summed: Any,
-    *, measure: Measure, edges: tpu.Edges,
-) -> None:  # fmt: skip
-    tpu.clear(summed)
-    hidden_block, head_block = edges.hidden(hidden[...]), edges.head(head[...])
-    x, y = _logits(inverse, hidden_block, other_hidden, head_block, other_head)
-    logp = x - student[...]
-    _, each = terms(logp, y - teacher[...], measure.kind, measure.alpha)
-    d = scale[...] * (each - jnp.exp(logp) * slope[...])
-    tpu.add_gradient(gradient, summed, d, hidden_block, head_block, edges)
+def _slopes(
+    columns: tuple[Any, ...], hidden: tuple[Any, Any], head: tuple[Any, Any], edges: tpu.Edges,
+    *, measure: Measure,
+) -> jax.Array:  # fmt: skip
+    """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
+    del edges
+    *numbers, inverse = columns
+    scale, student, teacher, slope = (ref[...] for ref in numbers)
+    x, y = _logits(inverse, *hidden, *head)
+    logp = x - student
+    _, each = terms(logp, y - teacher, measure.kind, measure.alpha)
+    return scale * (each - jnp.exp(logp) * slope)
 
 
 _fused.defvjp(_forward, _backward)

@@ -9,6 +9,9 @@ from typing import Any
 import jax
 import pytest
 from jax.extend import core
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from jaxevo.kernels.traffic import dot_flops
 
 
 def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
@@ -39,9 +42,7 @@ def _product_flops(fn: Callable[..., Any], *args: Any) -> int:
     total = 0
     for equation, times in _equations(jax.make_jaxpr(fn)(*args).jaxpr):
         if equation.primitive.name == "dot_general":
-            (contract, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
-            total += 2 * times * depth * math.prod(equation.outvars[0].aval.shape)
+            total += times * dot_flops(equation)
     return total
 
 
@@ -84,3 +85,16 @@ def product_dtypes() -> Callable[..., set[str]]:
 def made_shapes() -> Callable[..., set[tuple[int, ...]]]:
     """Shapes of the arrays that fn(*args) makes by broadcasting (zeros among them)."""
     return _made_shapes
+
+
+@pytest.fixture(scope="session")
+def chip() -> Callable[..., Any]:
+    """`chip(name)`: a context in which kernels are made for that TPU."""
+    kinds = {"v5e": ("TPU v5 lite", 1), "v5p": ("TPU v5", 2), "v6e": ("TPU v6 lite", 1)}
+
+    def context(name: str) -> Any:
+        kind, cores = kinds[name]
+        device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
+        return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
+
+    return context

@@ -120,6 +120,12 @@ def test_one_row(variant):
     check(variant, problem(4, rows=1), 0.7)
 
 
+@pytest.mark.parametrize("block_V", [8, 16])  # 5 blocks, of which a core has 3; 3 of 2
+def test_two_cores_take_half_of_the_vocabulary_each(chip, block_V):
+    with chip("v5p"):
+        check(("pallas_tpu_interpret", 4, block_V), problem(11), 1.0)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_extreme_logits_stay_finite_and_right(variant):
     rng = np.random.default_rng(5)

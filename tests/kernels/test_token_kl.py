@@ -144,6 +144,11 @@ def test_values_and_gradients_equal_float64(implementation, kind, top_k, tail):
         check(implementation, problem(), temperature, kind=kind, top_k=top_k, tail=tail)
 
 
+def test_two_cores_take_half_of_the_vocabulary_each(chip):
+    with chip("v5p"):
+        check(PALLAS, problem(11), 1.0, kind="reverse")
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_generalised_js_off_one_half(implementation):
     check(implementation, problem(1), 1.0, kind="js", alpha=0.2)
