@@ -24,7 +24,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxevo.kernels import _streaming as streaming
 
-_SHARE = 0.8  # of the VMEM that blocks may fill; the compiler keeps values of its own there
+_SHARE = 0.85  # of the VMEM that blocks may fill; the compiler keeps values of its own there
 _LOGITS = 6  # float32 blocks of logits, and what is made of them, that are alive at once
 _NUMBERS = 14  # float32 buffers of one number per row; each row is padded to 128 of them
 
@@ -86,11 +86,11 @@ def choose_setting(
     chip = this_chip()
 
     def largest(made: int) -> tuple[int, int]:
-        for streams in (256, 128):
-            for stays in (2048, 1536, 1024, 768, 512, 256, 128):
-                numbers = streams if made else stays
-                need = vmem_bytes(stays, streams, read, made, itemsize, numbers)
-                if need <= _SHARE * chip.vmem_capacity_bytes:
+        for stays in (2048, 1536, 1024, 768, 512, 256, 128):
+            for streams in (256, 128):
+                need = vmem_bytes(stays, streams, read, made, itemsize, streams if made else stays)
+                fills_mxu = streams >= chip.mxu_column_size or stays == 128
+                if fills_mxu and need <= _SHARE * chip.vmem_capacity_bytes:
                     return stays, streams
         raise ValueError(
             f"blocks of 128 rows of width {read} do not fit the VMEM of a {chip.chip_version}."
