@@ -58,6 +58,12 @@ def check_blocks(block_M: int | None, block_V: int | None) -> None:
         )
 
 
+def check_soft_cap(soft_cap: float | None) -> None:
+    """Raises ValueError for a cap that is not above 0."""
+    if soft_cap is not None and soft_cap <= 0.0:
+        raise ValueError(f"soft_cap={soft_cap}, but it must be above 0, or be None.")
+
+
 def inverse_temperature(temperature: jax.typing.ArrayLike, rows: int) -> jax.Array:
     """1 / temperature as [M] float32 without gradient, from a scalar or one number per row."""
     inverse = 1.0 / jnp.asarray(temperature, jnp.float32)

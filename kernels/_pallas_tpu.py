@@ -49,7 +49,8 @@ class Setting(NamedTuple):
 class Arrays(NamedTuple):
     """What a kernel reads: numbers [M] of the rows, hidden states [M, ·], heads [V, ·].
 
-    Gradients are of the first of the hidden states and of the heads.
+    Gradients are of the first of the hidden states and of the heads. Inside of a kernel, a block of
+    each: [rows, 1], [rows, ·], [columns, ·].
     """
 
     columns: tuple[jax.Array, ...]
@@ -178,11 +179,11 @@ def values(
     outputs: int,
     scratch: int,
 ) -> list[jax.Array]:
-    """Runs `kernel(*refs, edges=edges)` over all blocks, those of the vocabulary innermost.
-
-    Refs of a block: columns [rows, 1], hidden states, heads, outputs [rows, 1], scratch [rows, 1].
+    """Runs `kernel(blocks, outputs, scratch, edges)` over all blocks, the vocabulary innermost.
 
     Args:
+      kernel: gets what was read as arrays, and the rest as refs [rows, 1].
+      arrays: the whole of what is read.
       outputs, scratch: how many numbers a row gets, and how many sums it needs, all float32.
 
     Returns:
@@ -192,7 +193,10 @@ def values(
     blocks = setting.values
 
     def body(*refs: Any) -> None:
-        kernel(*refs, edges=Edges(rows, vocabulary, pl.program_id(0), pl.program_id(1)))
+        read, made = _parted(refs, arrays)
+        edges = Edges(rows, vocabulary, pl.program_id(0), pl.program_id(1))
+        blocks = jax.tree.map(lambda ref: ref[...], read)
+        kernel(blocks, made[:outputs], made[outputs:], edges)
 
     row_block, column_block = (lambda i, j: i), (lambda i, j: j)
     found = pl.pallas_call(
@@ -211,6 +215,12 @@ def values(
 
 def _flat(arrays: Arrays) -> list[jax.Array]:
     return [*(x_M[:, None] for x_M in arrays.columns), *arrays.hidden, *arrays.heads]
+
+
+def _parted(refs: Sequence[Any], arrays: Arrays) -> tuple[Arrays, Sequence[Any]]:
+    """The refs of `_flat(arrays)` in their places, and those that follow."""
+    parts = iter(refs)
+    return Arrays(*(tuple(next(parts) for _ in part) for part in arrays)), list(parts)
 
 
 def _read_specs(
@@ -284,10 +294,9 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Σ_v d_mv head_v and Σ_m d_mv hidden_m of ∂/∂logits d, in the dtypes of hidden and head.
 
-    `slopes_of(columns, hidden, heads)` gets blocks of everything and returns d [rows, columns];
-    what it returns past the ends is dropped. Operands of the products have the inputs' dtype, as
-    in the forward pass. Where a chip has two cores, each takes half of the vocabulary and has a sum
-    of ∂/∂hidden of its own.
+    `slopes_of(blocks, edges)` returns d [rows, columns]; what it returns past the ends is dropped.
+    Operands of the products have the inputs' dtype, as in the forward pass. Where a chip has two
+    cores, each takes half of the vocabulary and has a sum of ∂/∂hidden of its own.
     """
     (hidden, *_), (head, *_), blocks = arrays.hidden, arrays.heads, setting.gradients
     (rows, width), vocabulary = hidden.shape, head.shape[0]
@@ -296,11 +305,8 @@ def gradients(
     walk = _Walk(rows, vocabulary, pl.cdiv(rows, blocks.rows), column_blocks, cores)
 
     def kernel(*refs: Any) -> None:
-        *read, partial, dhead, rows_sum, head_sum, copied_in, copied_out = refs
-        parts = iter(read)
-        blocks = Arrays(*(tuple(next(parts) for _ in part) for part in arrays))
-        sums = _Sums(partial, rows_sum, copied_in, copied_out, dhead, head_sum)
-        _gradient_step(slopes_of, blocks, sums, walk)
+        read, sums = _parted(refs, arrays)
+        _gradient_step(slopes_of, read, _Sums(*sums), walk)
 
     def row_block(core: Any, j: Any, i: Any) -> Any:
         del core, j
@@ -336,11 +342,11 @@ class _Sums(NamedTuple):
     the copies between them; and of ∂/∂head, a block of the result and its sum in float32."""
 
     partial: Any
+    dhead: Any
     rows_sum: Any
+    head_sum: Any
     copied_in: Any
     copied_out: Any
-    dhead: Any
-    head_sum: Any
 
 
 def _gradient_step(
@@ -362,8 +368,10 @@ def _gradient_step(
 
     @pl.when(this < walk.column_blocks)
     def _() -> None:
-        hidden, head = edges.hidden(refs.hidden[0][...]), edges.head(refs.heads[0][...])
-        d = slopes_of(refs.columns, (hidden, *refs.hidden[1:]), (head, *refs.heads[1:]), edges)
+        read = jax.tree.map(lambda ref: ref[...], refs)
+        hidden, head = edges.hidden(read.hidden[0]), edges.head(read.heads[0])
+        blocks = Arrays(read.columns, (hidden, *read.hidden[1:]), (head, *read.heads[1:]))
+        d = slopes_of(blocks, edges)
         d = edges.slopes(d).astype(jnp.promote_types(hidden.dtype, head.dtype))
         pl.when((i > 0) | (j > 0))(copy_out.wait)
         pl.when(j > 0)(copy_in.start)

@@ -68,9 +68,23 @@ def block_rows(unembed_VD: jax.Array, start: jax.Array | int, width: int) -> jax
     return lax.dynamic_slice_in_dim(unembed_VD, start, width, axis=0)
 
 
-def block_logits(hidden_MD: jax.Array, rows_bD: jax.Array, inverse_M: jax.Array) -> jax.Array:
-    """Logits of one block over the temperature, [M, b] float32."""
-    return dot(hidden_MD, rows_bD, (1, 1)) * inverse_M[:, None]
+def block_logits(
+    hidden_MD: jax.Array, rows_bD: jax.Array, inverse_M1: jax.Array, soft_cap: float | None
+) -> jax.Array:
+    """Logits of one block over the temperature, [M, b] float32; at most soft_cap before that."""
+    raw_Mb = dot(hidden_MD, rows_bD, (1, 1))
+    if soft_cap is not None:
+        raw_Mb = soft_cap * jnp.tanh(raw_Mb / soft_cap)
+    return raw_Mb * inverse_M1
+
+
+def through_cap(
+    d_Mb: jax.Array, x_Mb: jax.Array, inverse_M1: jax.Array, soft_cap: float | None
+) -> jax.Array:
+    """∂/∂logits before the cap, from ∂/∂logits after it and `block_logits`: 1 − tanh² of it."""
+    if soft_cap is None:
+        return d_Mb
+    return d_Mb * (1.0 - jnp.square(x_Mb / (inverse_M1 * soft_cap)))
 
 
 class Running(NamedTuple):

@@ -22,6 +22,7 @@ def fused_logprob(
     targets_M: jax.Array,
     *,
     temperature: jax.typing.ArrayLike = 1.0,
+    soft_cap: float | None = None,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
@@ -45,16 +46,19 @@ def fused_logprob(
       unembed_DV: the head.
       targets_M: token ids; ids outside of [0, V) are clamped, so that padding slots stay finite.
       temperature: > 0, a number or one per row [M]; may be traced.
+      soft_cap: c > 0 of models whose logits are c · tanh(logits / c), before the temperature.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
         products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.
 
     Raises:
-      ValueError: for shapes that do not fit, an unknown implementation, or a block below 1.
+      ValueError: for shapes that do not fit, an unknown implementation, a cap that is not above 0,
+        or a block below 1.
     """
     _dispatch.check_head("", hidden_MD, unembed_DV)
     _dispatch.check_blocks(block_M, block_V)
+    _dispatch.check_soft_cap(soft_cap)
     rows, vocabulary = hidden_MD.shape[0], unembed_DV.shape[1]
     if targets_M.shape != (rows,):
         raise ValueError(
@@ -63,4 +67,7 @@ def fused_logprob(
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     inverse_M = _dispatch.inverse_temperature(temperature, rows)
     targets_M = jnp.clip(targets_M, 0, vocabulary - 1)
-    return run(hidden_MD, unembed_DV, targets_M, inverse_M, block_M=block_M, block_V=block_V)
+    return run(
+        hidden_MD, unembed_DV, targets_M, inverse_M,
+        soft_cap=soft_cap, block_M=block_M, block_V=block_V,
+    )  # fmt: skip

@@ -17,21 +17,24 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
-    block_M: int | None = None,
-    block_V: int | None = None,
+    soft_cap: float | None,
+    block_M: int | None,
+    block_V: int | None,
 ) -> LogProbs:
     """Streams over blocks of `block_V` columns. `inverse_M` is 1 / temperature."""
     del block_M
     block = block_V or streaming.default_block(hidden_MD.shape[0], unembed_DV.shape[1])
-    return _streamed(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), block)
+    return _streamed(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), soft_cap, block)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _streamed(inputs: Inputs, block: int) -> LogProbs:
-    return _forward(inputs, block)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _streamed(inputs: Inputs, soft_cap: float | None, block: int) -> LogProbs:
+    return _forward(inputs, soft_cap, block)[0]
 
 
-def _forward(inputs: Inputs, block: int) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
+def _forward(
+    inputs: Inputs, soft_cap: float | None, block: int
+) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
     hidden_MD, unembed_VD, targets_M, inverse_M = inputs
     rows = hidden_MD.shape[0]
 
@@ -40,7 +43,7 @@ def _forward(inputs: Inputs, block: int) -> tuple[LogProbs, tuple[Inputs, LogPro
     ) -> tuple[streaming.Running, jax.Array, jax.Array]:
         run, weighted_M1, target_M = carry
         rows_bD = streaming.block_rows(unembed_VD, start, width)
-        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M)
+        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], soft_cap)
         after, shifted_Mb = streaming.extend(run, x_Mb)
         # Σ_v exp(x_v − max) (x_v − max): its values move with the max that the weights have.
         weighted_M1 = streaming.extend_sum(
@@ -66,17 +69,20 @@ def _forward(inputs: Inputs, block: int) -> tuple[LogProbs, tuple[Inputs, LogPro
     return out, (inputs, out)
 
 
-def _backward(block: int, saved: tuple[Inputs, LogProbs], cotangent: LogProbs) -> tuple[Inputs]:
+def _backward(
+    soft_cap: float | None, block: int, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
+) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
     g, constant_M = slopes(inverse_M, out, cotangent)
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
         rows_bD = streaming.block_rows(unembed_VD, start, width)
-        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M)
+        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], soft_cap)
         logp_Mb = x_Mb - out.logsumexp_M[:, None]
         soft_Mb = jnp.exp(logp_Mb) * (constant_M[:, None] - g.entropy_M[:, None] * logp_Mb)
         is_target_Mb = jnp.arange(width) == (targets_M - start)[:, None]
-        return soft_Mb + jnp.where(is_target_Mb, g.logp_M[:, None], 0.0)
+        d_Mb = soft_Mb + jnp.where(is_target_Mb, g.logp_M[:, None], 0.0)
+        return streaming.through_cap(d_Mb, x_Mb, inverse_M[:, None], soft_cap)
 
     dhidden_MD, dunembed_VD = streaming.head_gradients(dlogits_of, hidden_MD, unembed_VD, block)
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)

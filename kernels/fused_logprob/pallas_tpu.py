@@ -24,6 +24,7 @@ times.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,8 +42,9 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
-    block_M: int | None = None,
-    block_V: int | None = None,
+    soft_cap: float | None,
+    block_M: int | None,
+    block_V: int | None,
     interpret: bool = False,
 ) -> LogProbs:
     """`interpret` runs the kernels' steps in XLA."""
@@ -52,32 +54,35 @@ def fused_logprob(
         rows, vocabulary, width, width, itemsize,
         block_M=block_M, block_V=block_V, interpret=interpret,
     )  # fmt: skip
-    return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), setting)
+    return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), soft_cap, setting)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _fused(inputs: Inputs, setting: tpu.Setting) -> LogProbs:
-    return _forward(inputs, setting)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _fused(inputs: Inputs, soft_cap: float | None, setting: tpu.Setting) -> LogProbs:
+    return _forward(inputs, soft_cap, setting)[0]
 
 
 # ---------------------------------------------------------------------------- values
-def _forward(inputs: Inputs, setting: tpu.Setting) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
+def _forward(
+    inputs: Inputs, soft_cap: float | None, setting: tpu.Setting
+) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
     columns = inputs.targets_M, inputs.inverse_M
     arrays = tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
-    out = LogProbs(*tpu.values(_value_kernel, arrays, setting, outputs=3, scratch=4))
+    kernel = functools.partial(_value_kernel, soft_cap=soft_cap)
+    out = LogProbs(*tpu.values(kernel, arrays, setting, outputs=3, scratch=4))
     return out, (inputs, out)
 
 
 def _value_kernel(
-    targets: Any, inverse: Any, hidden: Any, head: Any,
-    logp: Any, entropy: Any, logsumexp: Any,
-    largest: Any, total: Any, weighted: Any, taken: Any,
-    *, edges: tpu.Edges,
+    read: tpu.Arrays, outputs: Sequence[Any], scratch: Sequence[Any], edges: tpu.Edges,
+    *, soft_cap: float | None,
 ) -> None:  # fmt: skip
-    run = (largest, total)
+    (targets, inverse), (logp, entropy, logsumexp) = read.columns, outputs
+    *run, weighted, taken = scratch
     tpu.clear(weighted, taken, runs=[run])
-    x = edges.logits(streaming.dot(hidden[...], head[...], (1, 1)) * inverse[...])
-    taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets[...], x, 0.0), axis=1, keepdims=True)
+    x = streaming.block_logits(*read.hidden, *read.heads, inverse, soft_cap)
+    x = edges.logits(x)
+    taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets, x, 0.0), axis=1, keepdims=True)
     before, after, shifted = tpu.extend(run, x)
     # Σ_v exp(x_v − max) (x_v − max): its values move with the max that the weights have.
     weighted[...] = streaming.extend_sum(
@@ -93,23 +98,28 @@ def _value_kernel(
 
 # ---------------------------------------------------------------------------- gradients
 def _backward(
-    setting: tpu.Setting, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
+    soft_cap: float | None,
+    setting: tpu.Setting,
+    saved: tuple[Inputs, LogProbs],
+    cotangent: LogProbs,
 ) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
     g, constant_M = slopes(inverse_M, out, cotangent)
     columns = targets_M, inverse_M, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M
     arrays = tpu.Arrays(columns, (hidden_MD,), (unembed_VD,))
-    dhidden_MD, dunembed_VD = tpu.gradients(_slopes, arrays, setting)
+    dhidden_MD, dunembed_VD = tpu.gradients(
+        functools.partial(_slopes, soft_cap=soft_cap), arrays, setting
+    )
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 
-def _slopes(
-    columns: tuple[Any, ...], hidden: tuple[Any], head: tuple[Any], edges: tpu.Edges
-) -> jax.Array:
-    targets, inverse, logsumexp, constant, g_entropy, g_logp = (ref[...] for ref in columns)
-    logp = streaming.dot(*hidden, *head, (1, 1)) * inverse - logsumexp
+def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, soft_cap: float | None) -> jax.Array:
+    targets, inverse, logsumexp, constant, g_entropy, g_logp = read.columns
+    x = streaming.block_logits(*read.hidden, *read.heads, inverse, soft_cap)
+    logp = x - logsumexp
     d = jnp.exp(logp) * (constant - g_entropy * logp)
-    return d + jnp.where(edges.ids(logp) == targets, g_logp, 0.0)
+    d += jnp.where(edges.ids(x) == targets, g_logp, 0.0)
+    return streaming.through_cap(d, x, inverse, soft_cap)
 
 
 _fused.defvjp(_forward, _backward)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxevo.kernels._streaming import dot
+from jaxevo.kernels._streaming import block_logits
 from jaxevo.kernels.fused_logprob._types import LogProbs
 
 
@@ -15,12 +15,13 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
-    block_M: int | None = None,
-    block_V: int | None = None,
+    soft_cap: float | None,
+    block_M: int | None,
+    block_V: int | None,
 ) -> LogProbs:
     """Materialises the logits; differentiated by JAX. `inverse_M` is 1 / temperature."""
     del block_M, block_V
-    logits_MV = dot(hidden_MD, unembed_DV, (1, 0)) * inverse_M[:, None]
+    logits_MV = block_logits(hidden_MD, unembed_DV.T, inverse_M[:, None], soft_cap)
     logsumexp_M = jax.nn.logsumexp(logits_MV, axis=1)
     logp_MV = logits_MV - logsumexp_M[:, None]
     logp_M = jnp.take_along_axis(logp_MV, targets_M[:, None], axis=1)[:, 0]

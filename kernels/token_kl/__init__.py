@@ -9,9 +9,9 @@ from jax import lax
 
 from jaxevo.kernels import _dispatch
 from jaxevo.kernels.token_kl import chunked, pallas_tpu, reference
-from jaxevo.kernels.token_kl._types import Heads, Measure
+from jaxevo.kernels.token_kl._types import Blend, Heads, Measure
 
-__all__ = ["token_kl"]
+__all__ = ["Blend", "token_kl"]
 
 _IMPLEMENTATIONS = _dispatch.implementations(
     reference.token_kl, chunked.token_kl, pallas_tpu.token_kl
@@ -29,6 +29,9 @@ def token_kl(
     alpha: float = 0.5,
     top_k: int | None = None,
     tail: bool = True,
+    pointwise_clip: float | None = None,
+    soft_cap: float | None = None,
+    blend: Blend | None = None,
     temperature: jax.typing.ArrayLike = 1.0,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
@@ -48,9 +51,12 @@ def token_kl(
     both sides get one more bucket for the rest (`tail`) or are renormalised. With the tail,
     gradients reach all logits through it; top_k=1 without it is identically 0.
 
+    `pointwise_clip` cuts each term of the sum over the vocabulary at that many nats; a cut term has
+    no gradient. The sum may then be below 0, and its gradient may point away from the teacher.
+
     Products of 2 M D V FLOPs with gradients, for `chunked` (it holds [M, block_V] blocks and
-    computes them again): reverse and forward 6, js 8, top_k 5. Heads are best stored as rows
-    [V, D], see `fused_logprob`.
+    computes them again) and `pallas_tpu`: reverse and forward 6, js or a clip 8, top_k 5; a blend
+    adds 2 or 3. Heads are best stored as rows [V, D], see `fused_logprob`.
 
     Args:
       student_hidden_MD, teacher_hidden_ME: final hidden states at the same M slots.
@@ -59,52 +65,62 @@ def token_kl(
       alpha: α of js, in (0, 1); js tends to 0 at both ends, where the plain KLs do not.
       top_k: None for the whole vocabulary, or how many tokens, in [1, V].
       tail: whether the tokens outside of top_k count as one bucket.
+      pointwise_clip: largest term in nats, > 0; None leaves all as they are.
+      soft_cap: c > 0 of models whose logits are c · tanh(logits / c), before the temperature; for
+        all models here.
+      blend: a second model in the teacher.
       temperature: > 0, a number or one per row [M], for both; may be traced, gets no gradient.
-      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (6
-        products, js 8; no top_k; its `_interpret` form runs anywhere, slowly), or None, which
-        takes `chunked`.
+      implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (no
+        top_k; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.
 
     Raises:
-      ValueError: for shapes that do not fit, an unknown kind or implementation, alpha or top_k out
-        of range, or a block below 1.
+      ValueError: for shapes that do not fit, an unknown kind or implementation, a number out of
+        range, or a block below 1.
 
     References:
-      arXiv 2601.20802 (SDPO: top-k with tail), 2306.13649 (GKD: generalised JS).
+      arXiv 2601.20802 (SDPO: top-k with tail, blended teacher), 2306.13649 (GKD: generalised JS).
     """
-    _check_models(student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV)
+    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
     _dispatch.check_blocks(block_M, block_V)
     rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
-    _check_measure(kind, alpha, top_k, vocabulary)
+    _check_measure(kind, alpha, top_k, pointwise_clip, vocabulary)
+    _dispatch.check_soft_cap(soft_cap)
+    teachers, shares = [(teacher_hidden_ME, teacher_unembed_EV)], (1.0,)
+    if blend is not None:
+        if not 0.0 < blend.share < 1.0:
+            raise ValueError(f"blend.share={blend.share}, but it must lie in (0, 1).")
+        teachers.append((blend.hidden_MF, blend.unembed_FV))
+        shares = (1.0 - blend.share, blend.share)
+    for name, (hidden, unembed) in zip(("teacher", "blend"), teachers, strict=False):
+        _check_teacher(name, hidden, unembed, rows, vocabulary)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     heads = Heads(
         student_hidden_MD,
         student_unembed_DV.T,
-        lax.stop_gradient(teacher_hidden_ME),
-        lax.stop_gradient(teacher_unembed_EV.T),
+        tuple(lax.stop_gradient(hidden) for hidden, _ in teachers),
+        tuple(lax.stop_gradient(unembed.T) for _, unembed in teachers),
         _dispatch.inverse_temperature(temperature, rows),
     )
-    return run(heads, Measure(kind, float(alpha), top_k, tail), block_M=block_M, block_V=block_V)
+    measure = Measure(kind, float(alpha), top_k, tail, pointwise_clip, soft_cap, shares)
+    return run(heads, measure, block_M=block_M, block_V=block_V)
 
 
-def _check_models(
-    student_hidden_MD: jax.Array,
-    teacher_hidden_ME: jax.Array,
-    student_unembed_DV: jax.Array,
-    teacher_unembed_EV: jax.Array,
+def _check_teacher(
+    name: str, hidden: jax.Array, unembed: jax.Array, rows: int, vocabulary: int
 ) -> None:
-    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
-    _dispatch.check_head("teacher_", teacher_hidden_ME, teacher_unembed_EV)
-    rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
-    if (teacher_hidden_ME.shape[0], teacher_unembed_EV.shape[1]) != (rows, vocabulary):
+    _dispatch.check_head(f"{name}_", hidden, unembed)
+    if (hidden.shape[0], unembed.shape[1]) != (rows, vocabulary):
         raise ValueError(
-            f"the student has {rows} slots over {vocabulary} tokens, the teacher "
-            f"{teacher_hidden_ME.shape[0]} over {teacher_unembed_EV.shape[1]}; they must agree."
+            f"the student has {rows} slots over {vocabulary} tokens, the {name} "
+            f"{hidden.shape[0]} over {unembed.shape[1]}; they must agree."
         )
 
 
-def _check_measure(kind: str, alpha: float, top_k: int | None, vocabulary: int) -> None:
+def _check_measure(
+    kind: str, alpha: float, top_k: int | None, pointwise_clip: float | None, vocabulary: int
+) -> None:
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} is unknown; use one of {_KINDS}.")
     if kind == "js" and not 0.0 < alpha < 1.0:
@@ -113,3 +129,5 @@ def _check_measure(kind: str, alpha: float, top_k: int | None, vocabulary: int) 
         )
     if top_k is not None and not 1 <= top_k <= vocabulary:
         raise ValueError(f"top_k={top_k}, but it must lie in [1, {vocabulary}], or be None.")
+    if pointwise_clip is not None and pointwise_clip <= 0.0:
+        raise ValueError(f"pointwise_clip={pointwise_clip}, but it must be above 0, or be None.")

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from jaxevo.kernels import _streaming as streaming
-from jaxevo.kernels.token_kl._types import Heads
+from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
-def student_logits(heads: Heads, start: jax.Array | int, width: int) -> jax.Array:
+def student_logits(heads: Heads, measure: Measure, start: jax.Array | int, width: int) -> jax.Array:
     """The student's logits of one block over the temperature, [M, b] float32."""
     rows_bD = streaming.block_rows(heads.student_VD, start, width)
-    return streaming.block_logits(heads.student_hidden_MD, rows_bD, heads.inverse_M)
+    inverse_M1 = heads.inverse_M[:, None]
+    return streaming.block_logits(heads.student_hidden_MD, rows_bD, inverse_M1, measure.soft_cap)
 
 
-def both_logits(heads: Heads, start: jax.Array | int, width: int) -> tuple[jax.Array, jax.Array]:
+def both_logits(
+    heads: Heads, measure: Measure, start: jax.Array | int, width: int
+) -> tuple[jax.Array, jax.Array]:
     """The student's and the teacher's logits of one block."""
-    rows_bE = streaming.block_rows(heads.teacher_VE, start, width)
-    teacher_Mb = streaming.block_logits(heads.teacher_hidden_ME, rows_bE, heads.inverse_M)
-    return student_logits(heads, start, width), teacher_Mb
+    rows_bE = [streaming.block_rows(head_VE, start, width) for head_VE in heads.teacher_VE]
+    teacher_Mb = teacher_logits(heads.teacher_hidden_ME, rows_bE, heads.inverse_M[:, None], measure)
+    return student_logits(heads, measure, start, width), teacher_Mb
+
+
+def teacher_logits(
+    hidden: Sequence[jax.Array], rows: Sequence[jax.Array], inverse_M1: jax.Array, measure: Measure
+) -> jax.Array:
+    """Σ share · logits of the teacher's models over the temperature, [M, b] float32."""
+    each = [
+        streaming.block_logits(hidden_ME, rows_bE, inverse_M1 * share, measure.soft_cap)
+        for hidden_ME, rows_bE, share in zip(hidden, rows, measure.shares, strict=True)
+    ]
+    return sum(each[1:], each[0])
 
 
 def student_gradients(

@@ -12,7 +12,7 @@ from jax import lax
 from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._blocks import both_logits, student_gradients, student_logits
 from jaxevo.kernels.token_kl._divergence import Support
-from jaxevo.kernels.token_kl._types import Heads
+from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
 class _Best(NamedTuple):
@@ -34,22 +34,25 @@ class _Saved(NamedTuple):
 _Carry = tuple[_Best, streaming.Running, streaming.Running]
 
 
-def top_k_supports(heads: Heads, k: int, block: int) -> tuple[Support, Support]:
+def top_k_supports(heads: Heads, measure: Measure, block: int) -> tuple[Support, Support]:
     """Student and teacher on the student's top k tokens; ties go to the lower id."""
-    return _streamed(heads, k, block)
+    assert measure.top_k is not None
+    return _streamed(heads, measure, measure.top_k, block)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _streamed(heads: Heads, k: int, block: int) -> tuple[Support, Support]:
-    return _forward(heads, k, block)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _streamed(heads: Heads, measure: Measure, k: int, block: int) -> tuple[Support, Support]:
+    return _forward(heads, measure, k, block)[0]
 
 
-def _forward(heads: Heads, k: int, block: int) -> tuple[tuple[Support, Support], _Saved]:
+def _forward(
+    heads: Heads, measure: Measure, k: int, block: int
+) -> tuple[tuple[Support, Support], _Saved]:
     rows = heads.student_hidden_MD.shape[0]
 
     def body(carry: _Carry, start: jax.Array | int, width: int) -> _Carry:
         best, student_rest, teacher_rest = carry
-        x_Mb, y_Mb = both_logits(heads, start, width)
+        x_Mb, y_Mb = both_logits(heads, measure, start, width)
         top_Mk, columns_Mk = lax.top_k(x_Mb, min(k, width))
         here = _Best(top_Mk, jnp.take_along_axis(y_Mb, columns_Mk, axis=1), columns_Mk + start)
         best, dropped = _merge(best, here, k)
@@ -93,7 +96,7 @@ def _support(top_MK: jax.Array, rest: streaming.Running) -> tuple[Support, jax.A
 
 
 def _backward(
-    k: int, block: int, saved: _Saved, cotangents: tuple[Support, Support]
+    measure: Measure, k: int, block: int, saved: _Saved, cotangents: tuple[Support, Support]
 ) -> tuple[Heads]:
     """∂/∂x_v = g_k − p_v Σg for a top token, g_rest p_v / p_rest − p_v Σg for any other.
 
@@ -109,7 +112,7 @@ def _backward(
     rows_M1 = jnp.arange(g_MK.shape[0])[:, None]
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
-        x_Mb = student_logits(heads, start, width)
+        x_Mb = student_logits(heads, measure, start, width)
         p_Mb = jnp.exp(x_Mb - saved.logsumexp_M[:, None])
         of_rest_Mb = jnp.exp(x_Mb - saved.logsumexp_rest_M[:, None])
         # Columns of top tokens may have overflowed here; they are overwritten.
@@ -117,7 +120,8 @@ def _backward(
         columns_MK = saved.ids_MK - start
         # A negative index would count from the end: send it past the end, where it is dropped.
         columns_MK = jnp.where(columns_MK < 0, width, columns_MK)
-        return other_Mb.at[rows_M1, columns_MK].set(top_MK, mode="drop")
+        d_Mb = other_Mb.at[rows_M1, columns_MK].set(top_MK, mode="drop")
+        return streaming.through_cap(d_Mb, x_Mb, heads.inverse_M[:, None], measure.soft_cap)
 
     return (student_gradients(dlogits_of, heads, block),)
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxevo.kernels.token_kl._types import Measure
+
 _LOG_EMPTIEST = math.log(-math.expm1(-1e-7))  # a floor under the tail, so that its log is finite
 
 
@@ -19,22 +21,28 @@ class Support(NamedTuple):
     log_rest_M: jax.Array
 
 
-def terms(logp: jax.Array, logq: jax.Array, kind: str, alpha: float) -> tuple[jax.Array, jax.Array]:
+def terms(logp: jax.Array, logq: jax.Array, measure: Measure) -> tuple[jax.Array, jax.Array]:
     """(value_v, slope_v): the divergence is Σ_v value_v, its differential Σ_v slope_v d log p_v.
 
     p is the student. reverse: KL(p‖q); forward: KL(q‖p); js: (1−α) KL(p‖m) + α KL(q‖m) with
     m = (1−α) p + α q. Multiples of p_v are left out of the slopes, or put in, so that p = q has
-    slopes of exactly 0: Σ_v p_v d log p_v = 0.
+    slopes of exactly 0: Σ_v p_v d log p_v = 0. A clip breaks that sum: each slope is then the whole
+    ∂value_v / ∂log p_v, and 0 where the value is cut.
     """
-    p, q = jnp.exp(logp), jnp.exp(logq)
-    if kind == "reverse":
-        value = p * (logp - logq)
-        return value, value
-    if kind == "forward":
-        return q * (logq - logp), p - q
-    logm = log_mixture(logp, logq, alpha)
-    of_student = (1.0 - alpha) * p * (logp - logm)
-    return of_student + alpha * q * (logq - logm), of_student
+    p, q, alpha = jnp.exp(logp), jnp.exp(logq), measure.alpha
+    if measure.kind == "reverse":
+        value = slope = p * (logp - logq)
+        whole = value + p
+    elif measure.kind == "forward":
+        value, slope, whole = q * (logq - logp), p - q, -q
+    else:
+        logm = log_mixture(logp, logq, alpha)
+        slope = whole = (1.0 - alpha) * p * (logp - logm)
+        value = slope + alpha * q * (logq - logm)
+    if measure.pointwise_clip is None:
+        return value, slope
+    is_cut = value > measure.pointwise_clip
+    return jnp.where(is_cut, measure.pointwise_clip, value), jnp.where(is_cut, 0.0, whole)
 
 
 def log_mixture(logp: jax.Array, logq: jax.Array, alpha: float) -> jax.Array:
@@ -45,10 +53,10 @@ def log_mixture(logp: jax.Array, logq: jax.Array, alpha: float) -> jax.Array:
     return jnp.maximum(logp, logq) + jnp.log1p(share_of_smaller * (2.0 * t / (1.0 - t)))
 
 
-def divergence(logp_MK: jax.Array, logq_MK: jax.Array, kind: str, alpha: float) -> jax.Array:
+def divergence(logp_MK: jax.Array, logq_MK: jax.Array, measure: Measure) -> jax.Array:
     """Σ of the terms over the last axis, with the gradient to log p that their slopes give."""
     stopped_MK = lax.stop_gradient(logp_MK)
-    value_MK, slope_MK = terms(stopped_MK, lax.stop_gradient(logq_MK), kind, alpha)
+    value_MK, slope_MK = terms(stopped_MK, lax.stop_gradient(logq_MK), measure)
     return jnp.sum(value_MK + slope_MK * (logp_MK - stopped_MK), axis=1)
 
 

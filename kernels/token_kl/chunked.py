@@ -1,4 +1,7 @@
-"""`token_kl` over vocabulary blocks in XLA: one pass forward (js: two), one for the gradients."""
+"""`token_kl` over vocabulary blocks in XLA: one pass forward, one for the gradients.
+
+JS and clipped terms take two passes forward.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
 
 
 def token_kl(
-    heads: Heads, measure: Measure, *, block_M: int | None = None, block_V: int | None = None
+    heads: Heads, measure: Measure, *, block_M: int | None, block_V: int | None
 ) -> jax.Array:
     """Streams over blocks of `block_V` columns of both heads at once."""
     del block_M
@@ -23,9 +26,9 @@ def token_kl(
     block = block_V or streaming.default_block(rows, vocabulary)
     if measure.top_k is None:
         return _streamed(heads, measure, block)
-    student, teacher = top_k_supports(heads, measure.top_k, block)
+    student, teacher = top_k_supports(heads, measure, block)
     logp_MK, logq_MK = (on_support(support, tail=measure.tail) for support in (student, teacher))
-    return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
+    return divergence(logp_MK, logq_MK, measure)
 
 
 _Pair = tuple[streaming.Running, streaming.Running]
@@ -37,7 +40,7 @@ def _streamed(heads: Heads, measure: Measure, block: int) -> jax.Array:
 
 
 def _forward(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, tuple[Heads, Sums]]:
-    forward = _two_passes if measure.kind == "js" else _one_pass
+    forward = _two_passes if measure.needs_both_sums_first else _one_pass
     value_M, sums = forward(heads, measure, block)
     return value_M, (heads, sums)
 
@@ -54,7 +57,7 @@ def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Su
         carry: tuple[_Pair, jax.Array], start: jax.Array | int, width: int
     ) -> tuple[_Pair, jax.Array]:
         (p, q), weighted_M1 = carry
-        x_Mb, y_Mb = both_logits(heads, start, width)
+        x_Mb, y_Mb = both_logits(heads, measure, start, width)
         if not reverse:
             x_Mb, y_Mb = y_Mb, x_Mb
         p_after, x_Mb = streaming.extend(p, x_Mb)
@@ -75,11 +78,11 @@ def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Su
 
 
 def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Sums]:
-    """The logarithm of a mixture needs both logsumexps first."""
+    """Both logsumexps, then Σ_v of the terms."""
     rows, vocabulary = heads.student_hidden_MD.shape[0], heads.student_VD.shape[0]
 
     def add_up(carry: _Pair, start: jax.Array | int, width: int) -> _Pair:
-        x_Mb, y_Mb = both_logits(heads, start, width)
+        x_Mb, y_Mb = both_logits(heads, measure, start, width)
         return streaming.extend(carry[0], x_Mb)[0], streaming.extend(carry[1], y_Mb)[0]
 
     nothing = streaming.no_columns(rows)
@@ -89,8 +92,8 @@ def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, 
     def compare(
         carry: tuple[jax.Array, jax.Array], start: jax.Array | int, width: int
     ) -> tuple[jax.Array, jax.Array]:
-        x_Mb, y_Mb = both_logits(heads, start, width)
-        found = terms(x_Mb - student_M1, y_Mb - teacher_M1, measure.kind, measure.alpha)
+        x_Mb, y_Mb = both_logits(heads, measure, start, width)
+        found = terms(x_Mb - student_M1, y_Mb - teacher_M1, measure)
         value_M1, slope_M1 = (jnp.sum(each_Mb, axis=1, keepdims=True) for each_Mb in found)
         return carry[0] + value_M1, carry[1] + slope_M1
 
@@ -107,10 +110,11 @@ def _backward(
     scale_M1 = (cotangent_M * heads.inverse_M)[:, None]
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
-        x_Mb, y_Mb = both_logits(heads, start, width)
+        x_Mb, y_Mb = both_logits(heads, measure, start, width)
         logp_Mb, logq_Mb = x_Mb - sums.student_M1, y_Mb - sums.teacher_M1
-        _, slope_Mb = terms(logp_Mb, logq_Mb, measure.kind, measure.alpha)
-        return scale_M1 * (slope_Mb - jnp.exp(logp_Mb) * sums.slope_M1)
+        _, slope_Mb = terms(logp_Mb, logq_Mb, measure)
+        d_Mb = scale_M1 * (slope_Mb - jnp.exp(logp_Mb) * sums.slope_M1)
+        return streaming.through_cap(d_Mb, x_Mb, heads.inverse_M[:, None], measure.soft_cap)
 
     return (student_gradients(dlogits_of, heads, block),)
 

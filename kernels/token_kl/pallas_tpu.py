@@ -19,6 +19,7 @@ first) and 4 for the gradients, 6 in all (js: 8).
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from jax.experimental import pallas as pl
 
 from jaxevo.kernels import _pallas_tpu as tpu
 from jaxevo.kernels import _streaming as streaming
+from jaxevo.kernels.token_kl._blocks import teacher_logits
 from jaxevo.kernels.token_kl._divergence import terms
 from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
 
@@ -35,8 +37,8 @@ def token_kl(
     heads: Heads,
     measure: Measure,
     *,
-    block_M: int | None = None,
-    block_V: int | None = None,
+    block_M: int | None,
+    block_V: int | None,
     interpret: bool = False,
 ) -> jax.Array:
     """`interpret` runs the kernels' steps in XLA.
@@ -50,10 +52,11 @@ def token_kl(
             "vocabulary."
         )
     (rows, width), vocabulary = heads.student_hidden_MD.shape, heads.student_VD.shape[0]
-    both = width + heads.teacher_hidden_ME.shape[1]
-    itemsize = max(x.dtype.itemsize for x in heads[:4])
+    arrays = _arrays(heads)
+    every = sum(hidden.shape[1] for hidden in arrays.hidden)
+    itemsize = max(x.dtype.itemsize for x in (*arrays.hidden, *arrays.heads))
     setting = tpu.choose_setting(
-        rows, vocabulary, both, width, itemsize,
+        rows, vocabulary, every, width, itemsize,
         block_M=block_M, block_V=block_V, interpret=interpret,
     )  # fmt: skip
     return _fused(heads, measure, setting)
@@ -68,17 +71,16 @@ def _arrays(heads: Heads, *columns: jax.Array) -> tpu.Arrays:
     """With the inverse temperature as the last of the columns; the student comes first."""
     return tpu.Arrays(
         (*columns, heads.inverse_M),
-        (heads.student_hidden_MD, heads.teacher_hidden_ME),
-        (heads.student_VD, heads.teacher_VE),
+        (heads.student_hidden_MD, *heads.teacher_hidden_ME),
+        (heads.student_VD, *heads.teacher_VE),
     )
 
 
-def _logits(
-    inverse: Any, hidden: jax.Array, other_hidden: Any, head: jax.Array, other_head: Any
-) -> tuple[jax.Array, jax.Array]:
+def _logits(read: tpu.Arrays, measure: Measure) -> tuple[jax.Array, jax.Array]:
     """The student's and the teacher's logits over the temperature."""
-    x = streaming.dot(hidden, head, (1, 1)) * inverse[...]
-    return x, streaming.dot(other_hidden[...], other_head[...], (1, 1)) * inverse[...]
+    (hidden, *of_teacher), (head, *teacher_heads), inverse = *read[1:], read.columns[-1]
+    x = streaming.block_logits(hidden, head, inverse, measure.soft_cap)
+    return x, teacher_logits(of_teacher, teacher_heads, inverse, measure)
 
 
 # ---------------------------------------------------------------------------- values
@@ -90,9 +92,9 @@ def _forward(
         arrays = _arrays(heads, *columns)
         return tpu.values(bound, arrays, setting, outputs=outputs, scratch=scratch)
 
-    if measure.kind == "js":  # the logarithm of a mixture needs both logsumexps first
+    if measure.needs_both_sums_first:
         pair = run(_logsumexp_kernel, outputs=2, scratch=4)
-        value_M, slope_M = run(_mixture_kernel, *pair, outputs=2, scratch=2)
+        value_M, slope_M = run(_term_kernel, *pair, outputs=2, scratch=2)
         student_M, teacher_M = pair
     else:
         value_M, student_M, teacher_M = run(_kl_kernel, outputs=3, scratch=5)
@@ -102,17 +104,16 @@ def _forward(
 
 
 def _kl_kernel(
-    inverse: Any, hidden: Any, other_hidden: Any, head: Any, other_head: Any,
-    value: Any, student: Any, teacher: Any,
-    p_largest: Any, p_total: Any, q_largest: Any, q_total: Any, weighted: Any,
-    *, measure: Measure, edges: tpu.Edges,
+    read: tpu.Arrays, outputs: Sequence[Any], scratch: Sequence[Any], edges: tpu.Edges,
+    *, measure: Measure,
 ) -> None:  # fmt: skip
     """KL(p‖q) = Σ_v p_v (x_v − y_v) − logsumexp x + logsumexp y, p the student if reverse; the sum
     is kept relative to both running maxima."""
+    value, student, teacher = outputs
+    of_p, of_q, weighted = scratch[:2], scratch[2:4], scratch[4]
     reverse = measure.kind == "reverse"
-    of_p, of_q = (p_largest, p_total), (q_largest, q_total)
     tpu.clear(weighted, runs=[of_p, of_q])
-    x, y = map(edges.logits, _logits(inverse, hidden[...], other_hidden, head[...], other_head))
+    x, y = map(edges.logits, _logits(read, measure))
     p, p_after, p_shifted = tpu.extend(of_p, x if reverse else y)
     q, q_after, q_shifted = tpu.extend(of_q, y if reverse else x)
     moved = (p.max_M1 - p_after.max_M1) - (q.max_M1 - q_after.max_M1)
@@ -129,15 +130,13 @@ def _kl_kernel(
 
 
 def _logsumexp_kernel(
-    inverse: Any, hidden: Any, other_hidden: Any, head: Any, other_head: Any,
-    student: Any, teacher: Any,
-    p_largest: Any, p_total: Any, q_largest: Any, q_total: Any,
-    *, measure: Measure, edges: tpu.Edges,
+    read: tpu.Arrays, outputs: Sequence[Any], scratch: Sequence[Any], edges: tpu.Edges,
+    *, measure: Measure,
 ) -> None:  # fmt: skip
-    del measure
-    of_p, of_q = (p_largest, p_total), (q_largest, q_total)
+    student, teacher = outputs
+    of_p, of_q = scratch[:2], scratch[2:]
     tpu.clear(runs=[of_p, of_q])
-    x, y = map(edges.logits, _logits(inverse, hidden[...], other_hidden, head[...], other_head))
+    x, y = map(edges.logits, _logits(read, measure))
     (_, p, _), (_, q, _) = tpu.extend(of_p, x), tpu.extend(of_q, y)
 
     @pl.when(tpu.is_last())
@@ -145,23 +144,23 @@ def _logsumexp_kernel(
         student[...], teacher[...] = map(streaming.logsumexp, (p, q))
 
 
-def _mixture_kernel(
-    student: Any, teacher: Any,
-    inverse: Any, hidden: Any, other_hidden: Any, head: Any, other_head: Any,
-    value: Any, slope: Any,
-    value_sum: Any, slope_sum: Any,
-    *, measure: Measure, edges: tpu.Edges,
+def _term_kernel(
+    read: tpu.Arrays, outputs: Sequence[Any], scratch: Sequence[Any], edges: tpu.Edges,
+    *, measure: Measure,
 ) -> None:  # fmt: skip
-    tpu.clear(value_sum, slope_sum)
-    x, y = _logits(inverse, hidden[...], other_hidden, head[...], other_head)
+    """Σ_v of the values and of the slopes, under both logsumexps."""
+    student, teacher, _ = read.columns
+    tpu.clear(*scratch)
+    x, y = _logits(read, measure)
     real = edges.ids(x) < edges.vocabulary
-    found = terms(x - student[...], y - teacher[...], measure.kind, measure.alpha)
-    for sum_ref, each in zip((value_sum, slope_sum), found, strict=True):
+    found = terms(x - student, y - teacher, measure)
+    for sum_ref, each in zip(scratch, found, strict=True):
         sum_ref[...] += jnp.sum(jnp.where(real, each, 0.0), axis=1, keepdims=True)
 
     @pl.when(tpu.is_last())
     def _() -> None:
-        value[...], slope[...] = value_sum[...], slope_sum[...]
+        for output, sum_ref in zip(outputs, scratch, strict=True):
+            output[...] = sum_ref[...]
 
 
 # ---------------------------------------------------------------------------- gradients
@@ -176,18 +175,15 @@ def _backward(
     return (Heads(dhidden_MD, dhead_VD, none, none, none),)
 
 
-def _slopes(
-    columns: tuple[Any, ...], hidden: tuple[Any, Any], head: tuple[Any, Any], edges: tpu.Edges,
-    *, measure: Measure,
-) -> jax.Array:  # fmt: skip
+def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, measure: Measure) -> jax.Array:
     """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     del edges
-    *numbers, inverse = columns
-    scale, student, teacher, slope = (ref[...] for ref in numbers)
-    x, y = _logits(inverse, *hidden, *head)
+    scale, student, teacher, slope, inverse = read.columns
+    x, y = _logits(read, measure)
     logp = x - student
-    _, each = terms(logp, y - teacher, measure.kind, measure.alpha)
-    return scale * (each - jnp.exp(logp) * slope)
+    _, each = terms(logp, y - teacher, measure)
+    d = scale * (each - jnp.exp(logp) * slope)
+    return streaming.through_cap(d, x, inverse, measure.soft_cap)
 
 
 _fused.defvjp(_forward, _backward)

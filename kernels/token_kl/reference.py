@@ -6,28 +6,29 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxevo.kernels._streaming import dot
+from jaxevo.kernels._streaming import block_logits
+from jaxevo.kernels.token_kl._blocks import teacher_logits
 from jaxevo.kernels.token_kl._divergence import Support, divergence, on_support
 from jaxevo.kernels.token_kl._types import Heads, Measure
 
 
 def token_kl(
-    heads: Heads, measure: Measure, *, block_M: int | None = None, block_V: int | None = None
+    heads: Heads, measure: Measure, *, block_M: int | None, block_V: int | None
 ) -> jax.Array:
     """Materialises both logits; differentiated by JAX."""
     del block_M, block_V
     inverse_M1 = heads.inverse_M[:, None]
-    x_MV = dot(heads.student_hidden_MD, heads.student_VD, (1, 1)) * inverse_M1
-    y_MV = dot(heads.teacher_hidden_ME, heads.teacher_VE, (1, 1)) * inverse_M1
+    x_MV = block_logits(heads.student_hidden_MD, heads.student_VD, inverse_M1, measure.soft_cap)
+    y_MV = teacher_logits(heads.teacher_hidden_ME, heads.teacher_VE, inverse_M1, measure)
     logp_MV = x_MV - jax.nn.logsumexp(x_MV, axis=1, keepdims=True)
     logq_MV = y_MV - jax.nn.logsumexp(y_MV, axis=1, keepdims=True)
     if measure.top_k is None:
-        return divergence(logp_MV, logq_MV, measure.kind, measure.alpha)
+        return divergence(logp_MV, logq_MV, measure)
     _, ids_MK = lax.top_k(lax.stop_gradient(x_MV), measure.top_k)
     logp_MK, logq_MK = (
         on_support(_support(log_MV, ids_MK), tail=measure.tail) for log_MV in (logp_MV, logq_MV)
     )
-    return divergence(logp_MK, logq_MK, measure.kind, measure.alpha)
+    return divergence(logp_MK, logq_MK, measure)
 
 
 def _support(log_MV: jax.Array, ids_MK: jax.Array) -> Support:

@@ -110,6 +110,29 @@ def test_a_number_is_the_temperature_of_all_rows():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_a_soft_cap_equals_float64(variant):
+    (hidden, unembed, targets, cotangents), cap, tau = problem(12), 3.0, 0.7
+    implementation, block_M, block_V = variant
+
+    def loss(hidden, unembed):
+        out = fused_logprob(
+            hidden, unembed, targets, temperature=tau, soft_cap=cap,
+            implementation=implementation, block_M=block_M, block_V=block_V,
+        )  # fmt: skip
+        return sum(jnp.vdot(g, o) for g, o in zip(cotangents, out, strict=True)), out
+
+    grads, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(hidden, unembed)
+    hidden, unembed = np.asarray(hidden, np.float64), np.asarray(unembed, np.float64)
+    tanh = np.tanh(hidden @ unembed / cap)
+    want, (slopes, _) = numpy_version(cap * tanh, np.eye(V), targets, tau, cotangents)
+    for got, truth in zip(out, want, strict=True):
+        np.testing.assert_allclose(got, truth, rtol=TOLERANCE, atol=TOLERANCE)
+    d = slopes * (1 - tanh**2)
+    for got, truth in zip(grads, (d @ unembed.T, hidden.T @ d), strict=True):
+        np.testing.assert_allclose(got, truth, atol=TOLERANCE * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_bfloat16_inputs_are_accumulated_in_float32(variant):
     # Values keep float32 accuracy; gradients are rounded to bfloat16 (2^-9) on the way and at last.
     check(variant, problem(3, dtype=jnp.bfloat16), 1.0, gradient=2.0**-7)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import token_kl
+from jaxevo.kernels import Blend, token_kl
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
 PALLAS = "pallas_tpu_interpret"
@@ -34,7 +34,7 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
-def numpy_version(x, y, *, kind, alpha=0.5, top_k=None, tail=True, ids=None):
+def numpy_version(x, y, *, kind, alpha=0.5, top_k=None, tail=True, clip=np.inf, ids=None):
     """float64 divergence of logits x (student) and y (teacher)."""
     logp, logq = log_softmax(np.asarray(x, np.float64)), log_softmax(np.asarray(y, np.float64))
     if top_k is not None:
@@ -47,12 +47,14 @@ def numpy_version(x, y, *, kind, alpha=0.5, top_k=None, tail=True, ids=None):
             pair.append(np.concatenate([log_top, rest], 1) if tail else log_top - held)
         logp, logq = pair
     if kind == "reverse":
-        return (np.exp(logp) * (logp - logq)).sum(1)
-    if kind == "forward":
-        return (np.exp(logq) * (logq - logp)).sum(1)
-    logm = np.logaddexp(np.log(1 - alpha) + logp, np.log(alpha) + logq)
-    of_student = (np.exp(logp) * (logp - logm)).sum(1)
-    return (1 - alpha) * of_student + alpha * (np.exp(logq) * (logq - logm)).sum(1)
+        terms = np.exp(logp) * (logp - logq)
+    elif kind == "forward":
+        terms = np.exp(logq) * (logq - logp)
+    else:
+        logm = np.logaddexp(np.log(1 - alpha) + logp, np.log(alpha) + logq)
+        of_student = (1 - alpha) * np.exp(logp) * (logp - logm)
+        terms = of_student + alpha * np.exp(logq) * (logq - logm)
+    return np.minimum(terms, clip).sum(1)
 
 
 def numpy_slopes(x, y, *, top_k=None, **options):
@@ -67,7 +69,7 @@ def numpy_slopes(x, y, *, top_k=None, **options):
 
 
 @functools.lru_cache
-def jitted(implementation, block_V=None, block_M=None, **options):
+def jitted(implementation, block_V=None, block_M=None, *, clip=np.inf, **options):
     """(4 arrays of the heads, temperature, cotangent) -> kl, gradients; compiled once."""
 
     def loss(student, teacher, student_DV, teacher_EV, temperature, cotangent):
@@ -80,6 +82,7 @@ def jitted(implementation, block_V=None, block_M=None, **options):
             implementation=implementation,
             block_M=block_M,
             block_V=block_V,
+            pointwise_clip=None if clip == np.inf else clip,
             **options,
         )
         return jnp.vdot(cotangent, kl_M), kl_M
@@ -95,9 +98,10 @@ def jitted(implementation, block_V=None, block_M=None, **options):
     return with_temperature_per_row
 
 
-def run(implementation, *, kind, alpha=0.5, top_k=None, tail=True):
+def run(implementation, *, kind, alpha=0.5, top_k=None, tail=True, clip=np.inf):
     blocks = {"chunked": (8, None), PALLAS: (16, 4)}.get(implementation, (None, None))
-    return jitted(implementation, *blocks, kind=kind, alpha=alpha, top_k=top_k, tail=tail)
+    options = {"kind": kind, "alpha": alpha, "top_k": top_k, "tail": tail, "clip": clip}
+    return jitted(implementation, *blocks, **options)
 
 
 def on_logits(implementation, x, y, **options):
@@ -152,6 +156,70 @@ def test_two_cores_take_half_of_the_vocabulary_each(chip):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_generalised_js_off_one_half(implementation):
     check(implementation, problem(1), 1.0, kind="js", alpha=0.2)
+
+
+@pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
+def test_clipped_terms_equal_float64(implementation, kind, top_k, tail):
+    # The differences are taken 1e-5 away: no term lies that close to the clip.
+    check(implementation, problem(8), 1.0, kind=kind, top_k=top_k, tail=tail, clip=0.05)
+
+
+# p = [.02, .98], q = [.5, .5], terms cut at 0.05 nats: the gradient of the forward KL turns round.
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("kind", "value", "gradient"),
+    [("forward", -0.286472, [0.01, -0.01]), ("reverse", -0.014378, [-0.043490, 0.043490])],
+)
+def test_worked_numbers_of_clipped_terms(implementation, kind, value, gradient):
+    x, y = np.log([[0.02, 0.98]]), np.log([[0.5, 0.5]])
+    kl, slopes = on_logits(implementation, x, y, kind=kind, clip=0.05)
+    np.testing.assert_allclose(kl, [value], atol=1e-6)
+    np.testing.assert_allclose(slopes, [gradient], atol=1e-6)
+
+
+def with_cap(x, cap):
+    return cap * np.tanh(x / cap)
+
+
+@pytest.mark.parametrize(("implementation", "kind", "top_k"), [
+    *((i, "reverse", None) for i in IMPLEMENTATIONS), ("chunked", "forward", 5)
+])  # fmt: skip
+def test_a_soft_cap_and_a_blended_teacher_equal_float64(implementation, kind, top_k):
+    arrays, (_, second, _, second_FV), share, cap = problem(9), problem(10), 0.3, 3.0
+    blocks = {"block_M": 4, "block_V": 16} if implementation == PALLAS else {"block_V": 8}
+    g, tau = np.random.default_rng(9).normal(size=M), 0.7
+
+    def weighted(student, student_DV):
+        options = {"kind": kind, "top_k": top_k, "soft_cap": cap, "temperature": tau}
+        kl_M = token_kl(
+            student, arrays[1], student_DV, arrays[3], blend=Blend(second, second_FV, share),
+            implementation=implementation, **options, **blocks,
+        )  # fmt: skip
+        return jnp.vdot(g, kl_M), kl_M
+
+    grads, kl = jax.jit(jax.grad(weighted, argnums=(0, 1), has_aux=True))(arrays[0], arrays[2])
+    student, teacher, student_DV, teacher_EV, second, second_FV = (
+        np.asarray(a, np.float64) for a in (*arrays, second, second_FV)
+    )
+    raw = student @ student_DV
+    x = with_cap(raw, cap) / tau
+    y = (1 - share) * with_cap(teacher @ teacher_EV, cap) + share * with_cap(
+        second @ second_FV, cap
+    )
+    options = {"kind": kind, "top_k": top_k}
+    np.testing.assert_allclose(kl, numpy_version(x, y / tau, **options), atol=TOLERANCE)
+    d = numpy_slopes(x, y / tau, **options) * g[:, None] / tau * (1 - np.tanh(raw / cap) ** 2)
+    for got, truth in zip(grads, (d @ student_DV.T, student.T @ d), strict=True):
+        np.testing.assert_allclose(got, truth, atol=TOLERANCE * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("implementation", ["chunked", PALLAS])
+def test_a_blend_of_one_model_with_itself_is_that_model(implementation):
+    student, teacher, student_DV, teacher_EV = problem(12)
+    blend = Blend(teacher, teacher_EV, 0.25)
+    heads = student, teacher, student_DV, teacher_EV
+    both = token_kl(*heads, blend=blend, implementation=implementation)
+    np.testing.assert_allclose(both, token_kl(*heads), rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize(("implementation", "kind", "top_k", "tail"), EVERY)
