@@ -26,6 +26,7 @@ from jaxevo.kernels import _streaming as streaming
 
 _SHARE = 0.85  # of the VMEM that blocks may fill; the compiler keeps values of its own there
 _LOGITS = 6  # float32 blocks of logits, and what is made of them, that are alive at once
+_NEVER = -1e30  # far enough from the end of float32 for a block of it to be summed up first
 _NUMBERS = 14  # float32 buffers of one number per row; each row is padded to 128 of them
 
 
@@ -127,16 +128,23 @@ def this_chip() -> pltpu.TpuInfo:
 
 # ---------------------------------------------------------------------------- ragged edges
 class Edges(NamedTuple):
-    """The sizes M and V, and which blocks of rows and columns a step of the grid works on."""
+    """The sizes M and V, the first legal id and the one behind the last, and which blocks of rows
+    and columns a step of the grid works on."""
 
     rows: int
     vocabulary: int
+    legal: tuple[int, int]
     row_block: Any
     column_block: Any
 
     def ids(self, x: jax.Array) -> jax.Array:
-        """Token ids of the columns of a block of logits; those from V on are none."""
+        """Token ids of the columns of a block of logits."""
         return _numbers(self.column_block, (1, x.shape[1]))
+
+    def is_legal(self, x: jax.Array) -> jax.Array:
+        """[1, columns], whether a column of a block of logits counts; none does past the end."""
+        start, stop = self.legal
+        return (self.ids(x) >= start) & (self.ids(x) < stop)
 
     def real_rows(self, block: jax.Array) -> jax.Array:
         """[rows, 1], whether a row of a block exists."""
@@ -156,12 +164,12 @@ class Edges(NamedTuple):
         return jnp.where(ids < self.vocabulary, block, jnp.zeros_like(block))
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """Logits with the lowest finite number past the end: its exp, however shifted, is 0."""
-        return jnp.where(self.ids(x) < self.vocabulary, x, jnp.finfo(jnp.float32).min)
+        """Logits, where illegal `_NEVER`: its exp, shifted by any legal logit, is 0."""
+        return jnp.where(self.is_legal(x), x, _NEVER)
 
     def slopes(self, d: jax.Array) -> jax.Array:
-        """∂/∂logits with zeros past both ends."""
-        return jnp.where((self.ids(d) < self.vocabulary) & self.real_rows(d), d, 0.0)
+        """∂/∂logits with zeros past the rows and where illegal."""
+        return jnp.where(self.is_legal(d) & self.real_rows(d), d, 0.0)
 
 
 def _numbers(block: Any, shape: tuple[int, int]) -> jax.Array:
@@ -178,6 +186,7 @@ def values(
     *,
     outputs: int,
     scratch: int,
+    legal: tuple[int, int] | None = None,
 ) -> list[jax.Array]:
     """Runs `kernel(blocks, outputs, scratch, edges)` over all blocks, the vocabulary innermost.
 
@@ -185,6 +194,7 @@ def values(
       kernel: gets what was read as arrays, and the rest as refs [rows, 1].
       arrays: the whole of what is read.
       outputs, scratch: how many numbers a row gets, and how many sums it needs, all float32.
+      legal: the first id that counts and the one behind the last; None for all.
 
     Returns:
       [M] each.
@@ -194,7 +204,8 @@ def values(
 
     def body(*refs: Any) -> None:
         read, made = _parted(refs, arrays)
-        edges = Edges(rows, vocabulary, pl.program_id(0), pl.program_id(1))
+        at = pl.program_id(0), pl.program_id(1)
+        edges = Edges(rows, vocabulary, legal or (0, vocabulary), *at)
         blocks = jax.tree.map(lambda ref: ref[...], read)
         kernel(blocks, made[:outputs], made[outputs:], edges)
 
@@ -276,6 +287,7 @@ class _Walk(NamedTuple):
 
     rows: int
     vocabulary: int
+    legal: tuple[int, int]
     row_blocks: int
     column_blocks: int
     cores: int
@@ -290,7 +302,11 @@ class _Walk(NamedTuple):
 
 
 def gradients(
-    slopes_of: Callable[..., jax.Array], arrays: Arrays, setting: Setting
+    slopes_of: Callable[..., jax.Array],
+    arrays: Arrays,
+    setting: Setting,
+    *,
+    legal: tuple[int, int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Σ_v d_mv head_v and Σ_m d_mv hidden_m of ∂/∂logits d, in the dtypes of hidden and head.
 
@@ -302,7 +318,14 @@ def gradients(
     (rows, width), vocabulary = hidden.shape, head.shape[0]
     column_blocks = pl.cdiv(vocabulary, blocks.columns)
     cores = min(setting.chip.num_cores, column_blocks)
-    walk = _Walk(rows, vocabulary, pl.cdiv(rows, blocks.rows), column_blocks, cores)
+    walk = _Walk(
+        rows,
+        vocabulary,
+        legal or (0, vocabulary),
+        pl.cdiv(rows, blocks.rows),
+        column_blocks,
+        cores,
+    )
 
     def kernel(*refs: Any) -> None:
         read, sums = _parted(refs, arrays)
@@ -360,7 +383,7 @@ def _gradient_step(
     core, j, i = (pl.program_id(axis) for axis in range(3))
     this, last_row_block = core * walk.per_core + j, i == walk.row_blocks - 1
     is_last_of_core = last_row_block & ((j == walk.per_core - 1) | (this == walk.column_blocks - 1))
-    edges = Edges(walk.rows, walk.vocabulary, i, this)
+    edges = Edges(walk.rows, walk.vocabulary, walk.legal, i, this)
     block_rows = sums.rows_sum.shape[0]
     place = sums.partial.at[core, pl.ds(i * block_rows, block_rows), :]
     copy_in = pltpu.make_async_copy(place, sums.rows_sum, sums.copied_in)

@@ -31,9 +31,14 @@ def default_block(rows: int, vocabulary: int) -> int:
 
 
 def scan_blocks(
-    body: Callable[[Carry, jax.Array | int, int], Carry], carry: Carry, vocabulary: int, block: int
+    body: Callable[[Carry, jax.Array | int, int], Carry],
+    carry: Carry,
+    vocabulary: int,
+    block: int,
+    *,
+    first: int = 0,
 ) -> Carry:
-    """The carry after `body(carry, start, width)` over all columns.
+    """The carry after `body(carry, start, width)` over the columns first .. first + vocabulary.
 
     Full blocks are scanned; what is left over is one narrower call, so that no column is padded,
     masked or computed twice. `width` is static.
@@ -42,10 +47,10 @@ def scan_blocks(
     if count:
 
         def step(carry: Carry, index: jax.Array) -> tuple[Carry, None]:
-            return body(carry, index * block, block), None
+            return body(carry, first + index * block, block), None
 
         carry, _ = lax.scan(step, carry, jnp.arange(count, dtype=jnp.int32))
-    return body(carry, count * block, rest) if rest else carry
+    return body(carry, first + count * block, rest) if rest else carry
 
 
 def dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
@@ -130,8 +135,11 @@ def head_gradients(
     hidden_MD: jax.Array,
     unembed_VD: jax.Array,
     block: int,
+    legal: tuple[int, int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Gradients of hidden states and unembedding, from `dlogits_of(start, width)` [M, b].
+
+    Ids outside of `legal` (the first, and the one behind the last) get zeros; None takes all.
 
     The products take their operands in the inputs' dtype, like the forward pass. Each block of the
     unembedding's gradient is written once, into the one buffer that the scan carries.
@@ -151,5 +159,6 @@ def head_gradients(
         )
 
     zeros = jnp.zeros(hidden_MD.shape, jnp.float32), jnp.zeros_like(unembed_VD)
-    dhidden_MD, dunembed_VD = scan_blocks(body, zeros, unembed_VD.shape[0], block)
+    start, stop = legal or (0, unembed_VD.shape[0])
+    dhidden_MD, dunembed_VD = scan_blocks(body, zeros, stop - start, block, first=start)
     return dhidden_MD.astype(hidden_MD.dtype), dunembed_VD

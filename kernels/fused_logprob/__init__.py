@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxevo.kernels import _dispatch
 from jaxevo.kernels.fused_logprob import chunked, pallas_tpu, reference
-from jaxevo.kernels.fused_logprob._types import LogProbs
+from jaxevo.kernels.fused_logprob._types import LogProbs, Options
 
 __all__ = ["LogProbs", "fused_logprob"]
 
@@ -23,6 +23,7 @@ def fused_logprob(
     *,
     temperature: jax.typing.ArrayLike = 1.0,
     soft_cap: float | None = None,
+    legal: tuple[int, int] | None = None,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
@@ -44,16 +45,18 @@ def fused_logprob(
     Args:
       hidden_MD: final hidden states, float32 or bfloat16.
       unembed_DV: the head.
-      targets_M: token ids; ids outside of [0, V) are clamped, so that padding slots stay finite.
+      targets_M: token ids; those that are not legal are clamped, so that padding slots stay finite.
       temperature: > 0, a number or one per row [M]; may be traced.
       soft_cap: c > 0 of models whose logits are c · tanh(logits / c), before the temperature.
+      legal: the first id that may be sampled and the one behind the last, for heads with rows that
+        no tokenizer knows; the others have no probability and get gradients of 0. None for all.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
         products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.
 
     Raises:
-      ValueError: for shapes that do not fit, an unknown implementation, a cap that is not above 0,
+      ValueError: for shapes that do not fit, an unknown implementation, a number out of range,
         or a block below 1.
     """
     _dispatch.check_head("", hidden_MD, unembed_DV)
@@ -66,8 +69,11 @@ def fused_logprob(
         )
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     inverse_M = _dispatch.inverse_temperature(temperature, rows)
-    targets_M = jnp.clip(targets_M, 0, vocabulary - 1)
+    start, stop = legal or (0, vocabulary)
+    if not 0 <= start < stop <= vocabulary:
+        raise ValueError(f"legal={legal}, but 0 <= start < stop <= {vocabulary} is needed.")
+    targets_M = jnp.clip(targets_M, start, stop - 1)
     return run(
         hidden_MD, unembed_DV, targets_M, inverse_M,
-        soft_cap=soft_cap, block_M=block_M, block_V=block_V,
+        options=Options(soft_cap, (start, stop)), block_M=block_M, block_V=block_V,
     )  # fmt: skip

@@ -16,6 +16,13 @@ class Inputs(NamedTuple):
     inverse_M: jax.Array
 
 
+class Options(NamedTuple):
+    """Soft cap, and the first legal id with the one behind the last; hashable."""
+
+    soft_cap: float | None
+    legal: tuple[int, int]
+
+
 class LogProbs(NamedTuple):
     """Per answer slot, float32, of the softmax at logits / temperature; entropy in nats.
 

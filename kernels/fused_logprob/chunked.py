@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.kernels import _streaming as streaming
-from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, slopes
+from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slopes
 
 
 def fused_logprob(
@@ -17,23 +17,24 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
-    soft_cap: float | None,
+    options: Options,
     block_M: int | None,
     block_V: int | None,
 ) -> LogProbs:
     """Streams over blocks of `block_V` columns. `inverse_M` is 1 / temperature."""
     del block_M
-    block = block_V or streaming.default_block(hidden_MD.shape[0], unembed_DV.shape[1])
-    return _streamed(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), soft_cap, block)
+    start, stop = options.legal
+    block = block_V or streaming.default_block(hidden_MD.shape[0], stop - start)
+    return _streamed(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), options, block)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _streamed(inputs: Inputs, soft_cap: float | None, block: int) -> LogProbs:
-    return _forward(inputs, soft_cap, block)[0]
+def _streamed(inputs: Inputs, options: Options, block: int) -> LogProbs:
+    return _forward(inputs, options, block)[0]
 
 
 def _forward(
-    inputs: Inputs, soft_cap: float | None, block: int
+    inputs: Inputs, options: Options, block: int
 ) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
     hidden_MD, unembed_VD, targets_M, inverse_M = inputs
     rows = hidden_MD.shape[0]
@@ -43,7 +44,7 @@ def _forward(
     ) -> tuple[streaming.Running, jax.Array, jax.Array]:
         run, weighted_M1, target_M = carry
         rows_bD = streaming.block_rows(unembed_VD, start, width)
-        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], soft_cap)
+        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], options.soft_cap)
         after, shifted_Mb = streaming.extend(run, x_Mb)
         # Σ_v exp(x_v − max) (x_v − max): its values move with the max that the weights have.
         weighted_M1 = streaming.extend_sum(
@@ -59,7 +60,10 @@ def _forward(
         jnp.zeros((rows, 1), jnp.float32),
         jnp.zeros(rows, jnp.float32),
     )
-    run, weighted_M1, target_M = streaming.scan_blocks(body, start, unembed_VD.shape[0], block)
+    first, stop = options.legal
+    run, weighted_M1, target_M = streaming.scan_blocks(
+        body, start, stop - first, block, first=first
+    )
     logsumexp_M = streaming.logsumexp(run)[:, 0]
     out = LogProbs(
         logp_M=target_M - logsumexp_M,
@@ -70,21 +74,23 @@ def _forward(
 
 
 def _backward(
-    soft_cap: float | None, block: int, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
+    options: Options, block: int, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
 ) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
     g, constant_M = slopes(inverse_M, out, cotangent)
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:
         rows_bD = streaming.block_rows(unembed_VD, start, width)
-        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], soft_cap)
+        x_Mb = streaming.block_logits(hidden_MD, rows_bD, inverse_M[:, None], options.soft_cap)
         logp_Mb = x_Mb - out.logsumexp_M[:, None]
         soft_Mb = jnp.exp(logp_Mb) * (constant_M[:, None] - g.entropy_M[:, None] * logp_Mb)
         is_target_Mb = jnp.arange(width) == (targets_M - start)[:, None]
         d_Mb = soft_Mb + jnp.where(is_target_Mb, g.logp_M[:, None], 0.0)
-        return streaming.through_cap(d_Mb, x_Mb, inverse_M[:, None], soft_cap)
+        return streaming.through_cap(d_Mb, x_Mb, inverse_M[:, None], options.soft_cap)
 
-    dhidden_MD, dunembed_VD = streaming.head_gradients(dlogits_of, hidden_MD, unembed_VD, block)
+    dhidden_MD, dunembed_VD = streaming.head_gradients(
+        dlogits_of, hidden_MD, unembed_VD, block, options.legal
+    )
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 

@@ -33,7 +33,7 @@ from jax.experimental import pallas as pl
 
 from jaxevo.kernels import _pallas_tpu as tpu
 from jaxevo.kernels import _streaming as streaming
-from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, slopes
+from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slopes
 
 
 def fused_logprob(
@@ -42,7 +42,7 @@ def fused_logprob(
     targets_M: jax.Array,
     inverse_M: jax.Array,
     *,
-    soft_cap: float | None,
+    options: Options,
     block_M: int | None,
     block_V: int | None,
     interpret: bool = False,
@@ -54,33 +54,33 @@ def fused_logprob(
         rows, vocabulary, width, width, itemsize,
         block_M=block_M, block_V=block_V, interpret=interpret,
     )  # fmt: skip
-    return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), soft_cap, setting)
+    return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), options, setting)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _fused(inputs: Inputs, soft_cap: float | None, setting: tpu.Setting) -> LogProbs:
-    return _forward(inputs, soft_cap, setting)[0]
+def _fused(inputs: Inputs, options: Options, setting: tpu.Setting) -> LogProbs:
+    return _forward(inputs, options, setting)[0]
 
 
 # ---------------------------------------------------------------------------- values
 def _forward(
-    inputs: Inputs, soft_cap: float | None, setting: tpu.Setting
+    inputs: Inputs, options: Options, setting: tpu.Setting
 ) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
     columns = inputs.targets_M, inputs.inverse_M
     arrays = tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
-    kernel = functools.partial(_value_kernel, soft_cap=soft_cap)
-    out = LogProbs(*tpu.values(kernel, arrays, setting, outputs=3, scratch=4))
+    kernel = functools.partial(_value_kernel, options=options)
+    out = LogProbs(*tpu.values(kernel, arrays, setting, outputs=3, scratch=4, legal=options.legal))
     return out, (inputs, out)
 
 
 def _value_kernel(
     read: tpu.Arrays, outputs: Sequence[Any], scratch: Sequence[Any], edges: tpu.Edges,
-    *, soft_cap: float | None,
+    *, options: Options,
 ) -> None:  # fmt: skip
     (targets, inverse), (logp, entropy, logsumexp) = read.columns, outputs
     *run, weighted, taken = scratch
     tpu.clear(weighted, taken, runs=[run])
-    x = streaming.block_logits(*read.hidden, *read.heads, inverse, soft_cap)
+    x = streaming.block_logits(*read.hidden, *read.heads, inverse, options.soft_cap)
     x = edges.logits(x)
     taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets, x, 0.0), axis=1, keepdims=True)
     before, after, shifted = tpu.extend(run, x)
@@ -98,7 +98,7 @@ def _value_kernel(
 
 # ---------------------------------------------------------------------------- gradients
 def _backward(
-    soft_cap: float | None,
+    options: Options,
     setting: tpu.Setting,
     saved: tuple[Inputs, LogProbs],
     cotangent: LogProbs,
@@ -108,18 +108,18 @@ def _backward(
     columns = targets_M, inverse_M, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M
     arrays = tpu.Arrays(columns, (hidden_MD,), (unembed_VD,))
     dhidden_MD, dunembed_VD = tpu.gradients(
-        functools.partial(_slopes, soft_cap=soft_cap), arrays, setting
+        functools.partial(_slopes, options=options), arrays, setting, legal=options.legal
     )
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 
-def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, soft_cap: float | None) -> jax.Array:
+def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, options: Options) -> jax.Array:
     targets, inverse, logsumexp, constant, g_entropy, g_logp = read.columns
-    x = streaming.block_logits(*read.hidden, *read.heads, inverse, soft_cap)
+    x = streaming.block_logits(*read.hidden, *read.heads, inverse, options.soft_cap)
     logp = x - logsumexp
     d = jnp.exp(logp) * (constant - g_entropy * logp)
     d += jnp.where(edges.ids(x) == targets, g_logp, 0.0)
-    return streaming.through_cap(d, x, inverse, soft_cap)
+    return streaming.through_cap(d, x, inverse, options.soft_cap)
 
 
 _fused.defvjp(_forward, _backward)

@@ -152,10 +152,9 @@ def _term_kernel(
     student, teacher, _ = read.columns
     tpu.clear(*scratch)
     x, y = _logits(read, measure)
-    real = edges.ids(x) < edges.vocabulary
     found = terms(x - student, y - teacher, measure)
     for sum_ref, each in zip(scratch, found, strict=True):
-        sum_ref[...] += jnp.sum(jnp.where(real, each, 0.0), axis=1, keepdims=True)
+        sum_ref[...] += jnp.sum(jnp.where(edges.is_legal(x), each, 0.0), axis=1, keepdims=True)
 
     @pl.when(tpu.is_last())
     def _() -> None:

@@ -109,19 +109,41 @@ def test_a_number_is_the_temperature_of_all_rows():
     jax.tree.map(np.testing.assert_array_equal, one, each)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_soft_cap_equals_float64(variant):
-    (hidden, unembed, targets, cotangents), cap, tau = problem(12), 3.0, 0.7
-    implementation, block_M, block_V = variant
+def with_gradients(variant, arrays, **options):
+    hidden, unembed, targets, cotangents = arrays
+    blocks = dict(zip(("implementation", "block_M", "block_V"), variant, strict=True))
 
     def loss(hidden, unembed):
-        out = fused_logprob(
-            hidden, unembed, targets, temperature=tau, soft_cap=cap,
-            implementation=implementation, block_M=block_M, block_V=block_V,
-        )  # fmt: skip
+        out = fused_logprob(hidden, unembed, targets, **options, **blocks)
         return sum(jnp.vdot(g, o) for g, o in zip(cotangents, out, strict=True)), out
 
     grads, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(hidden, unembed)
+    return out, grads
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("legal", [(0, 30), (5, 37), (17, 18)])
+def test_only_legal_ids_have_probability(variant, legal):
+    hidden, unembed, targets, cotangents = problem(13)
+    (start, stop), inside = legal, slice(*legal)
+    out, (dhidden, dunembed) = with_gradients(
+        variant, (hidden, unembed, targets, cotangents), legal=legal
+    )
+    clamped = np.clip(targets, start, stop - 1) - start
+    want, truth = numpy_version(hidden, unembed[:, inside], clamped, 1.0, cotangents)
+    for got, wanted in zip(out, want, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE)
+    for got, wanted in zip((dhidden, dunembed[:, inside]), truth, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=TOLERANCE * max(1.0, np.abs(wanted).max()))
+    assert not np.delete(np.asarray(dunembed), np.arange(start, stop), axis=1).any()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_soft_cap_equals_float64(variant):
+    (hidden, unembed, targets, cotangents), cap, tau = problem(12), 3.0, 0.7
+    out, grads = with_gradients(
+        variant, (hidden, unembed, targets, cotangents), temperature=tau, soft_cap=cap
+    )
     hidden, unembed = np.asarray(hidden, np.float64), np.asarray(unembed, np.float64)
     tanh = np.tanh(hidden @ unembed / cap)
     want, (slopes, _) = numpy_version(cap * tanh, np.eye(V), targets, tau, cotangents)
