@@ -7,7 +7,15 @@ if __name__ != "jaxevo.kernels":
     )
 
 from jaxevo.kernels.entropy_band import Band, band_hinge, entropy_band
-from jaxevo.kernels.fused_logprob import LogProbs, fused_logprob
+from jaxevo.kernels.fused_logprob import (
+    LogitStatistics,
+    LogProbs,
+    fused_logprob,
+    logit_statistics,
+)
 from jaxevo.kernels.token_kl import Blend, token_kl
 
-__all__ = ["Band", "Blend", "LogProbs", "band_hinge", "entropy_band", "fused_logprob", "token_kl"]
+__all__ = [
+    "Band", "Blend", "LogProbs", "LogitStatistics", "band_hinge", "entropy_band", "fused_logprob",
+    "logit_statistics", "token_kl",
+]  # fmt: skip

@@ -64,6 +64,18 @@ def check_soft_cap(soft_cap: float | None) -> None:
         raise ValueError(f"soft_cap={soft_cap}, but it must be above 0, or be None.")
 
 
+def legal_ids(legal: tuple[int, int] | None, vocabulary: int) -> tuple[int, int]:
+    """The first legal id and the one behind the last; all for None.
+
+    Raises:
+      ValueError: for a slice that is empty or leaves the vocabulary.
+    """
+    start, stop = (0, vocabulary) if legal is None else legal
+    if not 0 <= start < stop <= vocabulary:
+        raise ValueError(f"legal={legal}, but 0 <= start < stop <= {vocabulary} is needed.")
+    return start, stop
+
+
 def inverse_temperature(temperature: jax.typing.ArrayLike, rows: int) -> jax.Array:
     """1 / temperature as [M] float32 without gradient, from a scalar or one number per row."""
     inverse = 1.0 / jnp.asarray(temperature, jnp.float32)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxevo.kernels import _dispatch
 from jaxevo.kernels.fused_logprob import chunked, pallas_tpu, reference
 from jaxevo.kernels.fused_logprob._types import LogProbs, Options
+from jaxevo.kernels.fused_logprob.statistics import LogitStatistics, logit_statistics
 
-__all__ = ["LogProbs", "fused_logprob"]
+__all__ = ["LogProbs", "LogitStatistics", "fused_logprob", "logit_statistics"]
 
 _IMPLEMENTATIONS = _dispatch.implementations(
     reference.fused_logprob, chunked.fused_logprob, pallas_tpu.fused_logprob
@@ -69,9 +70,7 @@ def fused_logprob(
         )
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     inverse_M = _dispatch.inverse_temperature(temperature, rows)
-    start, stop = legal or (0, vocabulary)
-    if not 0 <= start < stop <= vocabulary:
-        raise ValueError(f"legal={legal}, but 0 <= start < stop <= {vocabulary} is needed.")
+    start, stop = _dispatch.legal_ids(legal, vocabulary)
     targets_M = jnp.clip(targets_M, start, stop - 1)
     return run(
         hidden_MD, unembed_DV, targets_M, inverse_M,
