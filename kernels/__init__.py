@@ -11,11 +11,12 @@ from jaxevo.kernels.fused_logprob import (
     LogitStatistics,
     LogProbs,
     fused_logprob,
+    fused_logprob_sum,
     logit_statistics,
 )
-from jaxevo.kernels.token_kl import Blend, token_kl
+from jaxevo.kernels.token_kl import Blend, token_kl, token_kl_sum
 
 __all__ = [
     "Band", "Blend", "LogProbs", "LogitStatistics", "band_hinge", "entropy_band", "fused_logprob",
-    "logit_statistics", "token_kl",
+    "fused_logprob_sum", "logit_statistics", "token_kl", "token_kl_sum",
 ]  # fmt: skip

@@ -77,7 +77,11 @@ def block_logits(
     hidden_MD: jax.Array, rows_bD: jax.Array, inverse_M1: jax.Array, soft_cap: float | None
 ) -> jax.Array:
     """Logits of one block over the temperature, [M, b] float32; at most soft_cap before that."""
-    raw_Mb = dot(hidden_MD, rows_bD, (1, 1))
+    return scaled(dot(hidden_MD, rows_bD, (1, 1)), inverse_M1, soft_cap)
+
+
+def scaled(raw_Mb: jax.Array, inverse_M1: jax.Array, soft_cap: float | None) -> jax.Array:
+    """What a product of hidden states and head becomes: capped, and over the temperature."""
     if soft_cap is not None:
         raw_Mb = soft_cap * jnp.tanh(raw_Mb / soft_cap)
     return raw_Mb * inverse_M1

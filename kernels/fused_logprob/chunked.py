@@ -12,20 +12,17 @@ from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slope
 
 
 def fused_logprob(
-    hidden_MD: jax.Array,
-    unembed_DV: jax.Array,
-    targets_M: jax.Array,
-    inverse_M: jax.Array,
+    inputs: Inputs,
     *,
     options: Options,
     block_M: int | None,
     block_V: int | None,
 ) -> LogProbs:
-    """Streams over blocks of `block_V` columns. `inverse_M` is 1 / temperature."""
+    """Streams over blocks of `block_V` columns."""
     del block_M
     start, stop = options.legal
-    block = block_V or streaming.default_block(hidden_MD.shape[0], stop - start)
-    return _streamed(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), options, block)
+    block = block_V or streaming.default_block(inputs.hidden_MD.shape[0], stop - start)
+    return _streamed(inputs, options, block)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

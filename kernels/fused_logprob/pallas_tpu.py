@@ -37,10 +37,7 @@ from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slope
 
 
 def fused_logprob(
-    hidden_MD: jax.Array,
-    unembed_DV: jax.Array,
-    targets_M: jax.Array,
-    inverse_M: jax.Array,
+    inputs: Inputs,
     *,
     options: Options,
     block_M: int | None,
@@ -48,13 +45,14 @@ def fused_logprob(
     interpret: bool = False,
 ) -> LogProbs:
     """`interpret` runs the kernels' steps in XLA."""
-    (rows, width), vocabulary = hidden_MD.shape, unembed_DV.shape[1]
-    itemsize = max(hidden_MD.dtype.itemsize, unembed_DV.dtype.itemsize)
+    hidden_MD, unembed_VD = inputs[:2]
+    (rows, width), vocabulary = hidden_MD.shape, unembed_VD.shape[0]
+    itemsize = max(hidden_MD.dtype.itemsize, unembed_VD.dtype.itemsize)
     setting = tpu.choose_setting(
         rows, vocabulary, width, width, itemsize,
         block_M=block_M, block_V=block_V, interpret=interpret,
     )  # fmt: skip
-    return _fused(Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), options, setting)
+    return _fused(inputs, options, setting)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -6,27 +6,28 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.kernels._streaming import block_logits
-from jaxevo.kernels.fused_logprob._types import LogProbs, Options
+from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options
 
 
 def fused_logprob(
-    hidden_MD: jax.Array,
-    unembed_DV: jax.Array,
-    targets_M: jax.Array,
-    inverse_M: jax.Array,
+    inputs: Inputs,
     *,
     options: Options,
     block_M: int | None,
     block_V: int | None,
 ) -> LogProbs:
-    """Materialises the logits; differentiated by JAX. `inverse_M` is 1 / temperature."""
+    """Materialises the logits; differentiated by JAX."""
     del block_M, block_V
     start, stop = options.legal
-    logits_MV = block_logits(
-        hidden_MD, unembed_DV.T[start:stop], inverse_M[:, None], options.soft_cap
-    )
+    head_VD, inverse_M1 = inputs.unembed_VD[start:stop], inputs.inverse_M[:, None]
+    logits_MV = block_logits(inputs.hidden_MD, head_VD, inverse_M1, options.soft_cap)
+    return from_logits(logits_MV, inputs.targets_M - start)
+
+
+def from_logits(logits_MV: jax.Array, targets_M: jax.Array) -> LogProbs:
+    """Of logits over the temperature."""
     logsumexp_M = jax.nn.logsumexp(logits_MV, axis=1)
     logp_MV = logits_MV - logsumexp_M[:, None]
-    logp_M = jnp.take_along_axis(logp_MV, targets_M[:, None] - start, axis=1)[:, 0]
+    logp_M = jnp.take_along_axis(logp_MV, targets_M[:, None], axis=1)[:, 0]
     entropy_M = -jnp.sum(jnp.exp(logp_MV) * logp_MV, axis=1)
     return LogProbs(logp_M, entropy_M, logsumexp_M)

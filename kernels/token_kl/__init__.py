@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxevo.kernels import _dispatch
-from jaxevo.kernels.token_kl import chunked, pallas_tpu, reference
+from jaxevo.kernels.token_kl import by_rows, chunked, pallas_tpu, reference
 from jaxevo.kernels.token_kl._types import Blend, Heads, Measure
 
-__all__ = ["Blend", "token_kl"]
+__all__ = ["Blend", "token_kl", "token_kl_sum"]
 
 _IMPLEMENTATIONS = _dispatch.implementations(
     reference.token_kl, chunked.token_kl, pallas_tpu.token_kl
 )
-_KINDS = ("reverse", "forward", "js")
+Kind: TypeAlias = Literal["reverse", "forward", "js"]
 
 
 def token_kl(
@@ -25,7 +26,7 @@ def token_kl(
     student_unembed_DV: jax.Array,
     teacher_unembed_EV: jax.Array,
     *,
-    kind: Literal["reverse", "forward", "js"] = "reverse",
+    kind: Kind = "reverse",
     alpha: float = 0.5,
     top_k: int | None = None,
     tail: bool = True,
@@ -82,29 +83,85 @@ def token_kl(
     References:
       arXiv 2601.20802 (SDPO: top-k with tail, blended teacher), 2306.13649 (GKD: generalised JS).
     """
-    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
     _dispatch.check_blocks(block_M, block_V)
-    rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
-    _check_measure(kind, alpha, top_k, pointwise_clip, vocabulary)
-    _dispatch.check_soft_cap(soft_cap)
-    teachers, shares = [(teacher_hidden_ME, teacher_unembed_EV)], (1.0,)
-    if blend is not None:
-        if not 0.0 < blend.share < 1.0:
-            raise ValueError(f"blend.share={blend.share}, but it must lie in (0, 1).")
-        teachers.append((blend.hidden_MF, blend.unembed_FV))
-        shares = (1.0 - blend.share, blend.share)
-    for name, (hidden, unembed) in zip(("teacher", "blend"), teachers, strict=False):
-        _check_teacher(name, hidden, unembed, rows, vocabulary)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
-    heads = Heads(
+    heads = _heads(
+        student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV,
+        blend=blend, temperature=temperature,
+    )  # fmt: skip
+    measure = _measure(heads, kind, alpha, top_k, tail, pointwise_clip, soft_cap, blend)
+    return run(heads, measure, block_M=block_M, block_V=block_V)
+
+
+def token_kl_sum(
+    student_hidden_MD: jax.Array,
+    teacher_hidden_ME: jax.Array,
+    student_unembed_DV: jax.Array,
+    teacher_unembed_EV: jax.Array,
+    weights_M: jax.Array,
+    *,
+    kind: Kind = "reverse",
+    alpha: float = 0.5,
+    top_k: int | None = None,
+    tail: bool = True,
+    pointwise_clip: float | None = None,
+    soft_cap: float | None = None,
+    blend: Blend | None = None,
+    temperature: jax.typing.ArrayLike = 1.0,
+    block_M: int | None = None,
+) -> jax.Array:
+    """Σ_m weight_m · `token_kl`_m, a scalar, for weights that are known in advance.
+
+    Gradients are formed in the forward pass, so that a gradient costs 4 products of 2 M D V FLOPs
+    (5 with a blend) whatever the kind. A block of rows has the logits of all models in memory,
+    [block_M, V] float32 each.
+
+    Args:
+      student_hidden_MD ... temperature: as of `token_kl`.
+      weights_M: constants, no gradient reaches them.
+      block_M: rows per block; None takes as many as have 128 MiB of logits.
+
+    Raises:
+      ValueError: for shapes that do not fit, or a number out of range.
+    """
+    _dispatch.check_blocks(block_M, None)
+    heads = _heads(
+        student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV,
+        blend=blend, temperature=temperature,
+    )  # fmt: skip
+    measure = _measure(heads, kind, alpha, top_k, tail, pointwise_clip, soft_cap, blend)
+    if weights_M.shape != heads.inverse_M.shape:
+        raise ValueError(
+            f"weights have shape {weights_M.shape}, but {heads.inverse_M.shape} is needed."
+        )
+    weights_M = lax.stop_gradient(jnp.asarray(weights_M, jnp.float32))
+    return by_rows.weighted_sum(heads, weights_M, measure, block_M=block_M)
+
+
+# ---------------------------------------------------------------------------- checks
+def _heads(
+    student_hidden_MD: jax.Array,
+    teacher_hidden_ME: jax.Array,
+    student_unembed_DV: jax.Array,
+    teacher_unembed_EV: jax.Array,
+    *,
+    blend: Blend | None,
+    temperature: jax.typing.ArrayLike,
+) -> Heads:
+    _dispatch.check_head("student_", student_hidden_MD, student_unembed_DV)
+    rows, vocabulary = student_hidden_MD.shape[0], student_unembed_DV.shape[1]
+    teachers = {"teacher": (teacher_hidden_ME, teacher_unembed_EV)}
+    if blend is not None:
+        teachers["blend"] = (blend.hidden_MF, blend.unembed_FV)
+    for name, (hidden, unembed) in teachers.items():
+        _check_teacher(name, hidden, unembed, rows, vocabulary)
+    return Heads(
         student_hidden_MD,
         student_unembed_DV.T,
-        tuple(lax.stop_gradient(hidden) for hidden, _ in teachers),
-        tuple(lax.stop_gradient(unembed.T) for _, unembed in teachers),
+        tuple(lax.stop_gradient(hidden) for hidden, _ in teachers.values()),
+        tuple(lax.stop_gradient(unembed.T) for _, unembed in teachers.values()),
         _dispatch.inverse_temperature(temperature, rows),
     )
-    measure = Measure(kind, float(alpha), top_k, tail, pointwise_clip, soft_cap, shares)
-    return run(heads, measure, block_M=block_M, block_V=block_V)
 
 
 def _check_teacher(
@@ -118,11 +175,19 @@ def _check_teacher(
         )
 
 
-def _check_measure(
-    kind: str, alpha: float, top_k: int | None, pointwise_clip: float | None, vocabulary: int
-) -> None:
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is unknown; use one of {_KINDS}.")
+def _measure(
+    heads: Heads,
+    kind: str,
+    alpha: float,
+    top_k: int | None,
+    tail: bool,
+    pointwise_clip: float | None,
+    soft_cap: float | None,
+    blend: Blend | None,
+) -> Measure:
+    vocabulary = heads.student_VD.shape[0]
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind={kind!r} is unknown; use one of {get_args(Kind)}.")
     if kind == "js" and not 0.0 < alpha < 1.0:
         raise ValueError(
             f"alpha={alpha}, but js needs 0 < alpha < 1. Use kind='forward' or kind='reverse'."
@@ -131,3 +196,10 @@ def _check_measure(
         raise ValueError(f"top_k={top_k}, but it must lie in [1, {vocabulary}], or be None.")
     if pointwise_clip is not None and pointwise_clip <= 0.0:
         raise ValueError(f"pointwise_clip={pointwise_clip}, but it must be above 0, or be None.")
+    _dispatch.check_soft_cap(soft_cap)
+    shares = (1.0,)
+    if blend is not None:
+        if not 0.0 < blend.share < 1.0:
+            raise ValueError(f"blend.share={blend.share}, but it must lie in (0, 1).")
+        shares = (1.0 - blend.share, blend.share)
+    return Measure(kind, float(alpha), top_k, tail, pointwise_clip, soft_cap, shares)

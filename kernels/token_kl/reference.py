@@ -20,6 +20,11 @@ def token_kl(
     inverse_M1 = heads.inverse_M[:, None]
     x_MV = block_logits(heads.student_hidden_MD, heads.student_VD, inverse_M1, measure.soft_cap)
     y_MV = teacher_logits(heads.teacher_hidden_ME, heads.teacher_VE, inverse_M1, measure)
+    return from_logits(x_MV, y_MV, measure)
+
+
+def from_logits(x_MV: jax.Array, y_MV: jax.Array, measure: Measure) -> jax.Array:
+    """Of the student's and the teacher's logits over the temperature."""
     logp_MV = x_MV - jax.nn.logsumexp(x_MV, axis=1, keepdims=True)
     logq_MV = y_MV - jax.nn.logsumexp(y_MV, axis=1, keepdims=True)
     if measure.top_k is None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import fused_logprob
+from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum
 from jaxevo.kernels._streaming import default_block
 from jaxevo.kernels.fused_logprob.shapes import HEADS
 
@@ -152,6 +152,41 @@ def test_a_soft_cap_equals_float64(variant):
     d = slopes * (1 - tanh**2)
     for got, truth in zip(grads, (d @ unembed.T, hidden.T @ d), strict=True):
         np.testing.assert_allclose(got, truth, atol=TOLERANCE * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("legal", [None, (5, 30)])
+@pytest.mark.parametrize("block_M", [1, 4, None])
+def test_the_sum_has_the_value_and_the_gradients_of_the_reference(block_M, legal):
+    hidden, unembed, targets, cotangents = problem(14)
+    weights, options = LogProbs(*cotangents), {"temperature": 0.7, "soft_cap": 3.0, "legal": legal}
+
+    def summed(hidden, unembed):
+        return fused_logprob_sum(hidden, unembed, targets, weights, block_M=block_M, **options)
+
+    def weighted(hidden, unembed):
+        out = fused_logprob(hidden, unembed, targets, implementation="reference", **options)
+        return sum(jnp.vdot(w, x) for w, x in zip(weights, out, strict=True))
+
+    value, grads = jax.jit(jax.value_and_grad(summed, argnums=(0, 1)))(hidden, unembed)
+    want, truth = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1)))(hidden, unembed)
+    np.testing.assert_allclose([value, summed(hidden, unembed)], [want] * 2, rtol=TOLERANCE)
+    for got, wanted in zip(grads, truth, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=TOLERANCE * np.abs(wanted).max())
+
+
+def test_products_and_dtypes_of_the_sum(product_flops):
+    hidden, unembed, targets, cotangents = problem(15, dtype=jnp.bfloat16)
+
+    def summed(hidden, unembed, scale):
+        weights = LogProbs(*cotangents)
+        return scale * fused_logprob_sum(hidden, unembed, targets, weights, block_M=2)
+
+    grads = jax.grad(summed, argnums=(0, 1))
+    assert product_flops(grads, hidden, unembed, 2.0) == 3 * 2 * M * D * V
+    twice, once = (grads(hidden, unembed, scale) for scale in (2.0, 1.0))
+    for got, half in zip(twice, once, strict=True):
+        assert got.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(got, 2 * half)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import Blend, token_kl
+from jaxevo.kernels import Blend, token_kl, token_kl_sum
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
 PALLAS = "pallas_tpu_interpret"
@@ -211,6 +211,49 @@ def test_a_soft_cap_and_a_blended_teacher_equal_float64(implementation, kind, to
     d = numpy_slopes(x, y / tau, **options) * g[:, None] / tau * (1 - np.tanh(raw / cap) ** 2)
     for got, truth in zip(grads, (d @ student_DV.T, student.T @ d), strict=True):
         np.testing.assert_allclose(got, truth, atol=TOLERANCE * np.abs(truth).max())
+
+
+@pytest.mark.parametrize("block_M", [1, 4, None])
+@pytest.mark.parametrize(("kind", "top_k", "tail"), MEASURES)
+def test_the_sum_has_the_value_and_the_gradients_of_the_reference(block_M, kind, top_k, tail):
+    student, teacher, student_DV, teacher_EV = problem(14)
+    *_, second, _, second_FV = problem(15)
+    weights = jnp.asarray(np.random.default_rng(14).normal(size=M), jnp.float32)
+    options = {
+        "kind": kind, "top_k": top_k, "tail": tail, "pointwise_clip": 0.2, "soft_cap": 3.0,
+        "blend": Blend(second, second_FV, 0.3), "temperature": 0.7,
+    }  # fmt: skip
+
+    def summed(student, student_DV):
+        heads = student, teacher, student_DV, teacher_EV
+        return token_kl_sum(*heads, weights, block_M=block_M, **options)
+
+    def weighted(student, student_DV):
+        heads = student, teacher, student_DV, teacher_EV
+        return jnp.vdot(weights, token_kl(*heads, implementation="reference", **options))
+
+    value, grads = jax.jit(jax.value_and_grad(summed, argnums=(0, 1)))(student, student_DV)
+    want, truth = jax.jit(jax.value_and_grad(weighted, argnums=(0, 1)))(student, student_DV)
+    np.testing.assert_allclose([value, summed(student, student_DV)], [want] * 2, rtol=TOLERANCE)
+    for got, wanted in zip(grads, truth, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=TOLERANCE * np.abs(wanted).max())
+
+
+def test_products_and_dtypes_of_the_sum(product_flops):
+    heads = problem(16, dtype=jnp.bfloat16)
+    weights = jnp.ones(M)
+
+    def summed(student, student_DV, scale):
+        return scale * token_kl_sum(student, heads[1], student_DV, heads[3], weights, block_M=2)
+
+    args = heads[0], heads[2], jnp.float32(2.0)
+    grads = jax.grad(summed, argnums=(0, 1))
+    assert product_flops(grads, *args) == 2 * M * V * (3 * D + E)
+    got = grads(*args)
+    assert [g.dtype for g in got] == [jnp.bfloat16] * 2
+    one = grads(*args[:2], jnp.float32(1.0))
+    for twice, once in zip(got, one, strict=True):
+        np.testing.assert_array_equal(twice, 2 * once)
 
 
 @pytest.mark.parametrize("implementation", ["chunked", PALLAS])
