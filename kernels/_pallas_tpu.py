@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jaxevo.kernels import _streaming as streaming
 
@@ -124,6 +125,16 @@ def this_chip() -> pltpu.TpuInfo:
     if pltpu.is_tpu_device():
         return pltpu.get_tpu_info()
     return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)
+
+
+CHIPS = {"v5e": ("TPU v5 lite", 1), "v5p": ("TPU v5", 2), "v6e": ("TPU v6 lite", 1)}
+
+
+def made_for(chip: str) -> Any:
+    """A context in which kernels are made for that chip of `CHIPS`, on any machine."""
+    kind, cores = CHIPS[chip]
+    device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
+    return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
 
 
 # ---------------------------------------------------------------------------- ragged edges

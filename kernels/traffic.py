@@ -46,27 +46,37 @@ def count(fn: Callable[..., Any], *args: Any) -> list[Kernel]:
     numbers are bounds from above then. An explicit copy is taken to fill its buffer in VMEM.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    found = [e for e in equations(jaxpr) if e.primitive.name == "pallas_call"]
+    found = [e for e, _ in equations(jaxpr) if e.primitive.name == "pallas_call"]
     return [_counted(e.params["jaxpr"], e.params["grid_mapping"]) for e in found]
 
 
-def equations(jaxpr: core.Jaxpr) -> Iterator[Any]:
-    """Every equation, those of inner jaxprs included."""
+def product_flops(fn: Callable[..., Any], *args: Any) -> int:
+    """FLOPs of the matrix products of `fn(*args)` outside of Pallas, scans by their length."""
+    found = equations(jax.make_jaxpr(fn)(*args).jaxpr)
+    return sum(n * dot_flops(e) for e, n in found if e.primitive.name == "dot_general")
+
+
+def equations(jaxpr: core.Jaxpr, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Every equation, those of inner jaxprs included, and how often scans run it."""
 
     def is_jaxpr(x: Any) -> bool:
         return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
 
     for equation in jaxpr.eqns:
-        yield equation
+        yield equation, times
+        inside = times
+        if equation.primitive.name == "scan":
+            inside *= equation.params["length"]
         for value in filter(is_jaxpr, jax.tree.leaves(equation.params, is_leaf=is_jaxpr)):
-            yield from equations(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+            inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+            yield from equations(inner, inside)
 
 
 def _counted(jaxpr: core.Jaxpr, mapping: Any) -> Kernel:
     grid, steps = mapping.grid, math.prod(mapping.grid)
     blocks = [m for m in mapping.block_mappings if _space(m.block_aval) in _VMEM]
     copies = product_flops = 0
-    for equation in equations(jaxpr):
+    for equation, _ in equations(jaxpr):
         if equation.primitive.name == "dma_start":
             refs = [v.aval for v in equation.invars if hasattr(v.aval, "memory_space")]
             copies += min(_bytes(ref) for ref in refs if _space(ref) in _VMEM)

@@ -10,7 +10,8 @@ import argparse
 import tempfile
 from typing import Any
 
-from experiments.bench.record import GB, ROUND, load, ours, provenance, summary
+from experiments.bench.record import GB, ROUND, ours, summary
+from jaxevo.provenance import load, provenance
 
 MOST_SECONDS, MOST_GB = 45.0, 6.0
 

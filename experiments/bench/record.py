@@ -1,4 +1,4 @@
-"""What every result says about where it comes from, and how measured processes are run.
+"""How measured processes are run.
 
 This process stays small and imports no JAX: a child's peak memory as the kernel counts it begins
 with its parent's.
@@ -7,11 +7,8 @@ with its parent's.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from jaxevo.provenance import ROOT, load
+
 GB = 10**9
 ROUND = {"prompts": 8, "samples": 8, "max_new_tokens": 12, "learning_rate": 5e-6}
 
@@ -29,30 +27,6 @@ def use_cores(count: int) -> None:
     """Keeps this process and its children on the first `count` cores, where the system can."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
-
-
-def provenance(name: str) -> dict[str, Any]:
-    """Name, date, commit, our versions and the machine, as they are before the measurement."""
-    return {
-        "name": name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-        "versions": {
-            "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy", "optax")},
-        },
-        "machine": {
-            "cpu": _cpu(),
-            "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-            "load_1min": load(),
-        },
-    }
-
-
-def load() -> float:
-    """Mean number of runnable processes in the last minute: above 0 before a start is noise."""
-    return round(os.getloadavg()[0], 2)
 
 
 def say(what: str, process: Mapping[str, Any]) -> None:
@@ -151,15 +125,3 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
         "median": round(statistics.median(values), 2),
         "all": [round(value, 2) for value in values],
     }
-
-
-def _git(*args: str) -> str | None:
-    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -22,17 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.record import (
-    GB,
-    ROOT,
-    ROUND,
-    Paced,
-    load,
-    ours,
-    provenance,
-    say,
-    summary,
-)
+from experiments.bench.record import GB, ROUND, Paced, ours, say, summary
+from jaxevo.provenance import ROOT, load, provenance
 
 ROWS = ROUND["prompts"] * ROUND["samples"]
 SCRIPT = Path(__file__).parent / "peers" / "trl_round.py"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from experiments.bench.record import provenance
+from jaxevo.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)  # for reporting; tuning uses others

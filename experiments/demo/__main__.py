@@ -7,7 +7,6 @@ curves, held-out accuracy, seconds, versions) and figure.png beside this file.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxevo.provenance import provenance
 from jaxevo.run.logs import read_jsonl
 
 HERE = Path(__file__).parent
@@ -81,10 +81,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo-study"))
     args = parser.parse_args()
+    origin = provenance("demo")
     runs = [run(seed, "none", args.rounds, args.folder) for seed in args.seeds]
     control = [run(args.seeds[0], "random", args.rounds, args.folder)]
-    names = ("jaxevo", "jax", "jaxlib", "numpy", "optax")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=HERE)
     result = {
         "claim": "GRPO lifts one-digit sums from at most 0.3 to at least 0.75 within the rounds",
         "command": "python -m experiments.demo",
@@ -93,8 +92,7 @@ def main() -> int:
         "rounds": args.rounds,
         "runs": runs,
         "control": control,
-        "versions": {name: importlib.metadata.version(name) for name in names},
-        "commit": commit.stdout.strip(),
+        **origin,
     }
     (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     draw(runs + control, HERE / "figure.png")

@@ -114,7 +114,7 @@ def token_kl_sum(
 
     Gradients are formed in the forward pass, so that a gradient costs 4 products of 2 M D V FLOPs
     (5 with a blend) whatever the kind. A block of rows has the logits of all models in memory,
-    [block_M, V] float32 each.
+    [block_M, V] float32 each; for the cost on a TPU see `fused_logprob_sum`.
 
     Args:
       student_hidden_MD ... temperature: as of `token_kl`.

@@ -8,59 +8,27 @@ from typing import Any
 
 import jax
 import pytest
-from jax.extend import core
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from jaxevo.kernels.traffic import dot_flops
+from jaxevo.kernels import traffic
 
 
-def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """Every equation, sub-jaxprs included, with how often it runs."""
-    for equation in jaxpr.eqns:
-        yield equation, times
-        inner = (
-            times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
-        )
-        for value in jax.tree.leaves(
-            equation.params, is_leaf=lambda x: isinstance(x, (core.Jaxpr, core.ClosedJaxpr))
-        ):
-            if isinstance(value, core.ClosedJaxpr):
-                yield from _equations(value.jaxpr, inner)
-            elif isinstance(value, core.Jaxpr):
-                yield from _equations(value, inner)
+def _equations(fn: Callable[..., Any], *args: Any) -> Iterator[Any]:
+    return (equation for equation, _ in traffic.equations(jax.make_jaxpr(fn)(*args).jaxpr))
 
 
 def _largest_array(fn: Callable[..., Any], *args: Any) -> int:
-    return max(
-        math.prod(var.aval.shape)
-        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
-        for var in equation.outvars
-    )
-
-
-def _product_flops(fn: Callable[..., Any], *args: Any) -> int:
-    total = 0
-    for equation, times in _equations(jax.make_jaxpr(fn)(*args).jaxpr):
-        if equation.primitive.name == "dot_general":
-            total += times * dot_flops(equation)
-    return total
+    made = (var for equation in _equations(fn, *args) for var in equation.outvars)
+    return max(math.prod(var.aval.shape) for var in made)
 
 
 def _product_dtypes(fn: Callable[..., Any], *args: Any) -> set[str]:
-    return {
-        str(equation.outvars[0].aval.dtype)
-        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
-        if equation.primitive.name == "dot_general"
-    }
+    products = (e for e in _equations(fn, *args) if e.primitive.name == "dot_general")
+    return {str(equation.outvars[0].aval.dtype) for equation in products}
 
 
 def _made_shapes(fn: Callable[..., Any], *args: Any) -> set[tuple[int, ...]]:
-    return {
-        tuple(var.aval.shape)
-        for equation, _ in _equations(jax.make_jaxpr(fn)(*args).jaxpr)
-        if equation.primitive.name == "broadcast_in_dim"
-        for var in equation.outvars
-    }
+    made = (e for e in _equations(fn, *args) if e.primitive.name == "broadcast_in_dim")
+    return {tuple(var.aval.shape) for equation in made for var in equation.outvars}
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +40,7 @@ def largest_array() -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def product_flops() -> Callable[..., int]:
     """FLOPs of the dot products of fn(*args), scans counted by their length."""
-    return _product_flops
+    return traffic.product_flops
 
 
 @pytest.fixture(scope="session")
@@ -85,16 +53,3 @@ def product_dtypes() -> Callable[..., set[str]]:
 def made_shapes() -> Callable[..., set[tuple[int, ...]]]:
     """Shapes of the arrays that fn(*args) makes by broadcasting (zeros among them)."""
     return _made_shapes
-
-
-@pytest.fixture(scope="session")
-def chip() -> Callable[..., Any]:
-    """`chip(name)`: a context in which kernels are made for that TPU."""
-    kinds = {"v5e": ("TPU v5 lite", 1), "v5p": ("TPU v5", 2), "v6e": ("TPU v6 lite", 1)}
-
-    def context(name: str) -> Any:
-        kind, cores = kinds[name]
-        device = AbstractDevice(device_kind=kind, num_cores=cores, platform="tpu")
-        return use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=device))
-
-    return context

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum
+from jaxevo.kernels._pallas_tpu import made_for
 from jaxevo.kernels._streaming import default_block
 from jaxevo.kernels.fused_logprob.shapes import HEADS
 
@@ -201,8 +202,8 @@ def test_one_row(variant):
 
 
 @pytest.mark.parametrize("block_V", [8, 16])  # 5 blocks, of which a core has 3; 3 of 2
-def test_two_cores_take_half_of_the_vocabulary_each(chip, block_V):
-    with chip("v5p"):
+def test_two_cores_take_half_of_the_vocabulary_each(block_V):
+    with made_for("v5p"):
         check(("pallas_tpu_interpret", 4, block_V), problem(11), 1.0)
 
 

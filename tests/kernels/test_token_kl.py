@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo.kernels import Blend, token_kl, token_kl_sum
+from jaxevo.kernels._pallas_tpu import made_for
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
 PALLAS = "pallas_tpu_interpret"
@@ -148,8 +149,8 @@ def test_values_and_gradients_equal_float64(implementation, kind, top_k, tail):
         check(implementation, problem(), temperature, kind=kind, top_k=top_k, tail=tail)
 
 
-def test_two_cores_take_half_of_the_vocabulary_each(chip):
-    with chip("v5p"):
+def test_two_cores_take_half_of_the_vocabulary_each():
+    with made_for("v5p"):
         check(PALLAS, problem(11), 1.0, kind="reverse")
 
 
