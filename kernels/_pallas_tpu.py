@@ -258,7 +258,7 @@ def _spec(length: int, width: int, number: Callable[..., Any]) -> pl.BlockSpec:
     return pl.BlockSpec((length, width), lambda *at: (number(*at), 0))
 
 
-def _compiler_params(setting: Setting, semantics: tuple[str, ...]) -> pltpu.CompilerParams:
+def _compiler_params(setting: Setting, semantics: Sequence[Any]) -> pltpu.CompilerParams:
     return pltpu.CompilerParams(
         dimension_semantics=semantics, vmem_limit_bytes=setting.chip.vmem_capacity_bytes
     )
@@ -269,7 +269,7 @@ def is_last() -> jax.Array:
     return pl.program_id(1) == pl.num_programs(1) - 1
 
 
-def clear(*sums: Any, runs: Sequence[tuple[Any, Any]] = ()) -> None:
+def clear(*sums: Any, runs: Sequence[Sequence[Any]] = ()) -> None:
     """Before the first block: zeros, and pairs of a max and a sum over no columns."""
 
     @pl.when(pl.program_id(1) == 0)
@@ -281,7 +281,7 @@ def clear(*sums: Any, runs: Sequence[tuple[Any, Any]] = ()) -> None:
 
 
 def extend(
-    run: tuple[Any, Any], x: jax.Array
+    run: Sequence[Any], x: jax.Array
 ) -> tuple[streaming.Running, streaming.Running, jax.Array]:
     """Takes a block of logits into the max and the sum of two refs: `streaming.extend`, with the
     sums of before first."""

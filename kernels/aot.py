@@ -134,6 +134,8 @@ def _compile(case: Case) -> Compiled:
         whole = NamedSharding(mesh, PartitionSpec())
         lowered = jax.jit(fn, in_shardings=whole, out_shardings=whole).lower(*shapes)
         found = lowered.compile().memory_analysis()
+    if found is None:
+        raise RuntimeError(f"the compiler for {case.chip} says nothing of its memory.")
     return Compiled(
         found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
     )

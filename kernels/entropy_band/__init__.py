@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -103,9 +103,14 @@ def _places(
         share = np.where(ahead - whole < 1e-9, 0.0, ahead - whole)
         near = np.where(counted > 0, counted - whole, 0)
         far = np.where(share > 0, near - 1, near)
-        return Quantile(near.astype(np.int32), far.astype(np.int32), share.astype(np.float32))
+        return Quantile(_table(near), _table(far), _table(share, np.float32))
 
-    return Places(forks.astype(np.int32), quantile(low), quantile(high))
+    return Places(_table(forks), quantile(low), quantile(high))
+
+
+def _table(by_length: np.ndarray, dtype: Any = np.int32) -> Any:
+    """On the host: what is made under `jit` must not be kept."""
+    return by_length.astype(dtype)
 
 
 def _floor(x: np.ndarray) -> np.ndarray:

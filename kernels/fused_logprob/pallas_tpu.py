@@ -78,7 +78,7 @@ def _value_kernel(
     (targets, inverse), (logp, entropy, logsumexp) = read.columns, outputs
     *run, weighted, taken = scratch
     tpu.clear(weighted, taken, runs=[run])
-    x = streaming.block_logits(*read.hidden, *read.heads, inverse, options.soft_cap)
+    x = streaming.block_logits(read.hidden[0], read.heads[0], inverse, options.soft_cap)
     x = edges.logits(x)
     taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets, x, 0.0), axis=1, keepdims=True)
     before, after, shifted = tpu.extend(run, x)
@@ -113,7 +113,7 @@ def _backward(
 
 def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, options: Options) -> jax.Array:
     targets, inverse, logsumexp, constant, g_entropy, g_logp = read.columns
-    x = streaming.block_logits(*read.hidden, *read.heads, inverse, options.soft_cap)
+    x = streaming.block_logits(read.hidden[0], read.heads[0], inverse, options.soft_cap)
     logp = x - logsumexp
     d = jnp.exp(logp) * (constant - g_entropy * logp)
     d += jnp.where(edges.ids(x) == targets, g_logp, 0.0)

@@ -5,7 +5,7 @@ Forward only: one product, and no [M, V] array in `chunked`.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -107,12 +107,14 @@ def _reference(inputs: _Inputs, top_k: int, block: int | None) -> _Found:
     return _Found(jax.nn.logsumexp(x_MV, axis=1), jnp.sum(x_MV, axis=1), top_MK, columns_MK + start)
 
 
+_Carry: TypeAlias = tuple[streaming.Running, jax.Array, jax.Array, jax.Array]
+
+
 def _chunked(inputs: _Inputs, top_k: int, block: int | None) -> _Found:
     start, stop = inputs.options.legal
     rows = inputs.hidden_MD.shape[0]
-    Carry = tuple[streaming.Running, jax.Array, jax.Array, jax.Array]
 
-    def body(carry: Carry, at: jax.Array | int, width: int) -> Carry:
+    def body(carry: _Carry, at: jax.Array | int, width: int) -> _Carry:
         run, sum_M, top_MK, ids_MK = carry
         x_Mb = inputs.logits(at, width)
         run, _ = streaming.extend(run, x_Mb)

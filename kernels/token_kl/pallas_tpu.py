@@ -137,7 +137,7 @@ def _logsumexp_kernel(
     of_p, of_q = scratch[:2], scratch[2:]
     tpu.clear(runs=[of_p, of_q])
     x, y = map(edges.logits, _logits(read, measure))
-    (_, p, _), (_, q, _) = tpu.extend(of_p, x), tpu.extend(of_q, y)
+    p, q = tpu.extend(of_p, x)[1], tpu.extend(of_q, y)[1]
 
     @pl.when(tpu.is_last())
     def _() -> None:
@@ -149,7 +149,7 @@ def _term_kernel(
     *, measure: Measure,
 ) -> None:  # fmt: skip
     """Σ_v of the values and of the slopes, under both logsumexps."""
-    student, teacher, _ = read.columns
+    student, teacher, _inverse = read.columns
     tpu.clear(*scratch)
     x, y = _logits(read, measure)
     found = terms(x - student, y - teacher, measure)
