@@ -76,6 +76,15 @@ def legal_ids(legal: tuple[int, int] | None, vocabulary: int) -> tuple[int, int]
     return start, stop
 
 
+def refuse_split(vocab_axis: str | None) -> None:
+    """Raises ValueError where the vocabulary is split over devices."""
+    if vocab_axis is not None:
+        raise ValueError(
+            f"vocab_axis={vocab_axis!r} needs implementation='chunked' or 'pallas_tpu'; reference "
+            "makes all logits on one device."
+        )
+
+
 def inverse_temperature(temperature: jax.typing.ArrayLike, rows: int) -> jax.Array:
     """1 / temperature as [M] float32 without gradient, from a scalar or one number per row."""
     inverse = 1.0 / jnp.asarray(temperature, jnp.float32)

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from jax.sharding import AbstractDevice, AbstractMesh, ManualAxisType, use_abstract_mesh
 
+from jaxevo.kernels import _sharded
 from jaxevo.kernels import _streaming as streaming
 
 _SHARE = 0.85  # of the VMEM that blocks may fill; the compiler keeps values of its own there
@@ -226,13 +227,19 @@ def values(
         grid=(pl.cdiv(rows, blocks.rows), pl.cdiv(vocabulary, blocks.columns)),
         in_specs=_read_specs(arrays, blocks, row_block, column_block),
         out_specs=[_spec(blocks.rows, 1, row_block)] * outputs,
-        out_shape=[jax.ShapeDtypeStruct((rows, 1), jnp.float32)] * outputs,
+        out_shape=[_shape((rows, 1), jnp.float32, arrays)] * outputs,
         scratch_shapes=[pltpu.VMEM((blocks.rows, 1), jnp.float32)] * scratch,
         # Rows may be split over cores; over the vocabulary is summed.
         compiler_params=_compiler_params(setting, ("parallel", "arbitrary")),
         interpret=setting.interpret,
     )(*_flat(arrays))
     return [x_M1[:, 0] for x_M1 in found]
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, arrays: Arrays) -> jax.ShapeDtypeStruct:
+    """Of a result, which differs over the mesh axes over which what is read does."""
+    over = ManualAxisType(varying=_sharded.varying_axes(arrays))
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=over)
 
 
 def _flat(arrays: Arrays) -> list[jax.Array]:
@@ -356,8 +363,8 @@ def gradients(
         in_specs=_read_specs(arrays, blocks, row_block, column_block),
         out_specs=[pl.BlockSpec(memory_space=pl.ANY), _spec(blocks.columns, width, column_block)],
         out_shape=[
-            jax.ShapeDtypeStruct((cores, walk.row_blocks * blocks.rows, width), jnp.float32),
-            jax.ShapeDtypeStruct(head.shape, head.dtype),
+            _shape((cores, walk.row_blocks * blocks.rows, width), jnp.float32, arrays),
+            _shape(head.shape, head.dtype, arrays),
         ],
         scratch_shapes=[
             pltpu.VMEM((blocks.rows, width), jnp.float32),

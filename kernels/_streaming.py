@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxevo.kernels import _sharded
+
 Carry = TypeVar("Carry")
 
 _LARGEST_BLOCK = 4096  # columns; larger ones no longer fit the caches of a CPU
@@ -45,6 +47,8 @@ def scan_blocks(
     """
     count, rest = divmod(vocabulary, block)
     if count:
+        made = jax.eval_shape(lambda carry: body(carry, first, block), carry)
+        carry = _sharded.varying(carry, over=_sharded.varying_axes(made))
 
         def step(carry: Carry, index: jax.Array) -> tuple[Carry, None]:
             return body(carry, first + index * block, block), None

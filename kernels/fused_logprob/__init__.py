@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxevo.kernels import _dispatch
+from jaxevo.kernels import _dispatch, _sharded
 from jaxevo.kernels.fused_logprob import by_rows, chunked, pallas_tpu, reference
 from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options
 from jaxevo.kernels.fused_logprob.statistics import LogitStatistics, logit_statistics
@@ -25,6 +26,7 @@ def fused_logprob(
     temperature: jax.typing.ArrayLike = 1.0,
     soft_cap: float | None = None,
     legal: tuple[int, int] | None = None,
+    vocab_axis: str | None = None,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
@@ -51,6 +53,9 @@ def fused_logprob(
       soft_cap: c > 0 of models whose logits are c · tanh(logits / c), before the temperature.
       legal: the first id that may be sampled and the one behind the last, for heads with rows that
         no tokenizer knows; the others have no probability and get gradients of 0. None for all.
+      vocab_axis: inside of `jax.shard_map`, the mesh axis over which the head's columns are split
+        evenly; `unembed_DV` is this device's part, targets are ids of the whole vocabulary. Only
+        with `legal=None`.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
         products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
@@ -62,7 +67,9 @@ def fused_logprob(
     """
     _dispatch.check_blocks(block_M, block_V)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
-    inputs, options = _checked(hidden_MD, unembed_DV, targets_M, temperature, soft_cap, legal)
+    inputs, options = _checked(
+        hidden_MD, unembed_DV, targets_M, temperature, soft_cap, legal, vocab_axis
+    )
     return run(inputs, options=options, block_M=block_M, block_V=block_V)
 
 
@@ -111,6 +118,7 @@ def _checked(
     temperature: jax.typing.ArrayLike,
     soft_cap: float | None,
     legal: tuple[int, int] | None,
+    vocab_axis: str | None = None,
 ) -> tuple[Inputs, Options]:
     _dispatch.check_head("", hidden_MD, unembed_DV)
     _dispatch.check_soft_cap(soft_cap)
@@ -120,6 +128,19 @@ def _checked(
             f"targets have shape {targets_M.shape}, but {rows} hidden states need ({rows},)."
         )
     inverse_M = _dispatch.inverse_temperature(temperature, rows)
-    start, stop = _dispatch.legal_ids(legal, unembed_DV.shape[1])
-    targets_M = jnp.clip(targets_M, start, stop - 1)
-    return Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M), Options(soft_cap, (start, stop))
+    rows_of_head = unembed_DV.shape[1]
+    start, stop = _dispatch.legal_ids(legal, rows_of_head)
+    if vocab_axis is None:
+        targets_M = jnp.clip(targets_M, start, stop - 1)
+    else:
+        if legal is not None:
+            raise ValueError(
+                f"legal={legal} and vocab_axis={vocab_axis!r} do not go together; split a head of "
+                "legal ids only."
+            )
+        vocabulary = rows_of_head * lax.axis_size(vocab_axis)
+        targets_M = jnp.clip(targets_M, 0, vocabulary - 1)
+        targets_M -= _sharded.offset(vocab_axis, rows_of_head)
+    inputs = Inputs(hidden_MD, unembed_DV.T, targets_M, inverse_M)
+    inputs = _sharded.varying(inputs, over=_sharded.varying_axes(inputs))
+    return inputs, Options(soft_cap, (start, stop), vocab_axis)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxevo.kernels import _sharded
 
 
 class Inputs(NamedTuple):
@@ -17,10 +21,12 @@ class Inputs(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Soft cap, and the first legal id with the one behind the last; hashable."""
+    """Soft cap, the first legal id with the one behind the last, and the mesh axis over which the
+    vocabulary is split; hashable. On a split vocabulary, targets count from this device's rows."""
 
     soft_cap: float | None
     legal: tuple[int, int]
+    vocab_axis: str | None = None
 
 
 class LogProbs(NamedTuple):
@@ -33,6 +39,26 @@ class LogProbs(NamedTuple):
     logp_M: jax.Array
     entropy_M: jax.Array
     logsumexp_M: jax.Array
+
+
+def over_devices(own: LogProbs, inputs: Inputs, options: Options) -> LogProbs:
+    """Of the whole vocabulary, from each device's part of it by itself.
+
+    With the masses w_i of the parts: entropy = Σ_i w_i (entropy_i − log w_i).
+    """
+    axis = options.vocab_axis
+    if axis is None:
+        return own
+    rows_of_head = inputs.unembed_VD.shape[0]
+    here_M = (inputs.targets_M >= 0) & (inputs.targets_M < rows_of_head)
+    logit_M = jnp.where(here_M, own.logp_M + own.logsumexp_M, 0.0)
+    logsumexp_M, log_share_M = _sharded.logsumexp(own.logsumexp_M, axis)
+    entropy_M = jnp.exp(log_share_M) * (own.entropy_M - log_share_M)
+    return LogProbs(
+        logp_M=lax.psum(logit_M, axis) - logsumexp_M,
+        entropy_M=lax.psum(entropy_M, axis),
+        logsumexp_M=logsumexp_M,
+    )
 
 
 def slopes(inverse_M: jax.Array, out: LogProbs, cotangent: LogProbs) -> tuple[LogProbs, jax.Array]:

@@ -7,8 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxevo.kernels import _sharded
 from jaxevo.kernels import _streaming as streaming
-from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slopes
+from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, over_devices, slopes
 
 
 def fused_logprob(
@@ -67,6 +68,7 @@ def _forward(
         entropy_M=(jnp.log(run.total_M1) - weighted_M1 / run.total_M1)[:, 0],
         logsumexp_M=logsumexp_M,
     )
+    out = over_devices(out, inputs, options)
     return out, (inputs, out)
 
 
@@ -74,6 +76,7 @@ def _backward(
     options: Options, block: int, saved: tuple[Inputs, LogProbs], cotangent: LogProbs
 ) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
+    cotangent = _sharded.cotangent(cotangent, options.vocab_axis, of_head=unembed_VD)
     g, constant_M = slopes(inverse_M, out, cotangent)
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:

@@ -32,8 +32,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jaxevo.kernels import _pallas_tpu as tpu
+from jaxevo.kernels import _sharded
 from jaxevo.kernels import _streaming as streaming
-from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, slopes
+from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options, over_devices, slopes
 
 
 def fused_logprob(
@@ -68,6 +69,7 @@ def _forward(
     arrays = tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
     kernel = functools.partial(_value_kernel, options=options)
     out = LogProbs(*tpu.values(kernel, arrays, setting, outputs=3, scratch=4, legal=options.legal))
+    out = over_devices(out, inputs, options)
     return out, (inputs, out)
 
 
@@ -102,6 +104,7 @@ def _backward(
     cotangent: LogProbs,
 ) -> tuple[Inputs]:
     (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
+    cotangent = _sharded.cotangent(cotangent, options.vocab_axis, of_head=unembed_VD)
     g, constant_M = slopes(inverse_M, out, cotangent)
     columns = targets_M, inverse_M, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M
     arrays = tpu.Arrays(columns, (hidden_MD,), (unembed_VD,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxevo.kernels import _dispatch
 from jaxevo.kernels._streaming import block_logits
 from jaxevo.kernels.fused_logprob._types import Inputs, LogProbs, Options
 
@@ -16,8 +17,13 @@ def fused_logprob(
     block_M: int | None,
     block_V: int | None,
 ) -> LogProbs:
-    """Materialises the logits; differentiated by JAX."""
+    """Materialises the logits; differentiated by JAX.
+
+    Raises:
+      ValueError: for a vocabulary that is split over devices.
+    """
     del block_M, block_V
+    _dispatch.refuse_split(options.vocab_axis)
     start, stop = options.legal
     head_VD, inverse_M1 = inputs.unembed_VD[start:stop], inputs.inverse_M[:, None]
     logits_MV = block_logits(inputs.hidden_MD, head_VD, inverse_M1, options.soft_cap)

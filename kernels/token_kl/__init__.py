@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxevo.kernels import _dispatch
+from jaxevo.kernels import _dispatch, _sharded
 from jaxevo.kernels.token_kl import by_rows, chunked, pallas_tpu, reference
 from jaxevo.kernels.token_kl._types import Blend, Heads, Measure
 
@@ -34,6 +34,7 @@ def token_kl(
     soft_cap: float | None = None,
     blend: Blend | None = None,
     temperature: jax.typing.ArrayLike = 1.0,
+    vocab_axis: str | None = None,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
@@ -71,6 +72,8 @@ def token_kl(
         all models here.
       blend: a second model in the teacher.
       temperature: > 0, a number or one per row [M], for both; may be traced, gets no gradient.
+      vocab_axis: inside of `jax.shard_map`, the mesh axis over which all heads' columns are split
+        evenly; the unembeddings are this device's parts. Not with top_k.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (no
         top_k; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
@@ -90,6 +93,9 @@ def token_kl(
         blend=blend, temperature=temperature,
     )  # fmt: skip
     measure = _measure(heads, kind, alpha, top_k, tail, pointwise_clip, soft_cap, blend)
+    if vocab_axis is not None and top_k is not None:
+        raise ValueError(f"top_k={top_k} and vocab_axis={vocab_axis!r} do not go together.")
+    measure = measure._replace(vocab_axis=vocab_axis)
     return run(heads, measure, block_M=block_M, block_V=block_V)
 
 
@@ -155,13 +161,14 @@ def _heads(
         teachers["blend"] = (blend.hidden_MF, blend.unembed_FV)
     for name, (hidden, unembed) in teachers.items():
         _check_teacher(name, hidden, unembed, rows, vocabulary)
-    return Heads(
+    heads = Heads(
         student_hidden_MD,
         student_unembed_DV.T,
         tuple(lax.stop_gradient(hidden) for hidden, _ in teachers.values()),
         tuple(lax.stop_gradient(unembed.T) for _, unembed in teachers.values()),
         _dispatch.inverse_temperature(temperature, rows),
     )
+    return _sharded.varying(heads, over=_sharded.varying_axes(heads))
 
 
 def _check_teacher(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxevo.kernels import _sharded
 
 
 class Blend(NamedTuple):
@@ -33,7 +37,7 @@ class Heads(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """Which divergence, over which tokens, of which logits; hashable."""
+    """Which divergence, over which tokens, of which logits, split over which axis; hashable."""
 
     kind: str
     alpha: float
@@ -42,6 +46,7 @@ class Measure(NamedTuple):
     pointwise_clip: float | None
     soft_cap: float | None
     shares: tuple[float, ...]
+    vocab_axis: str | None = None
 
     @property
     def needs_both_sums_first(self) -> bool:
@@ -55,3 +60,34 @@ class Sums(NamedTuple):
     student_M1: jax.Array
     teacher_M1: jax.Array
     slope_M1: jax.Array
+
+
+def sums_of_kl(
+    kl_M1: jax.Array, student_M1: jax.Array, teacher_M1: jax.Array, measure: Measure
+) -> tuple[jax.Array, Sums]:
+    """A KL divergence with its sums, from that of this device's part and its logsumexps.
+
+    With the masses v_i and w_i of the parts under both sides: KL = Σ_i v_i (KL_i + log v_i/w_i).
+    """
+    axis, reverse = measure.vocab_axis, measure.kind == "reverse"
+    if axis is not None:
+        student_M1, of_student_M1 = _sharded.logsumexp(student_M1, axis)
+        teacher_M1, of_teacher_M1 = _sharded.logsumexp(teacher_M1, axis)
+        first_M1, second_M1 = (
+            (of_student_M1, of_teacher_M1) if reverse else (of_teacher_M1, of_student_M1)
+        )
+        kl_M1 = lax.psum(jnp.exp(first_M1) * (kl_M1 + first_M1 - second_M1), axis)
+    slope_M1 = kl_M1 if reverse else jnp.zeros_like(kl_M1)
+    return kl_M1, Sums(student_M1, teacher_M1, slope_M1)
+
+
+def whole_logsumexp(own: jax.Array, measure: Measure) -> jax.Array:
+    """logsumexp over the whole vocabulary from that of this device's part."""
+    axis = measure.vocab_axis
+    return own if axis is None else _sharded.logsumexp(own, axis)[0]
+
+
+def whole_sum(own: jax.Array, measure: Measure) -> jax.Array:
+    """A sum over the whole vocabulary from that of this device's part."""
+    axis = measure.vocab_axis
+    return own if axis is None else lax.psum(own, axis)

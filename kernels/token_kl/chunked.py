@@ -10,11 +10,19 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxevo.kernels import _sharded
 from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._blocks import both_logits, student_gradients
 from jaxevo.kernels.token_kl._chunked_top_k import top_k_supports
 from jaxevo.kernels.token_kl._divergence import divergence, on_support, terms
-from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
+from jaxevo.kernels.token_kl._types import (
+    Heads,
+    Measure,
+    Sums,
+    sums_of_kl,
+    whole_logsumexp,
+    whole_sum,
+)
 
 
 def token_kl(
@@ -73,8 +81,8 @@ def _one_pass(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Su
     (p, q), weighted_M1 = streaming.scan_blocks(body, start, vocabulary, block)
     kl_M1 = weighted_M1 / p.total_M1 - jnp.log(p.total_M1) + jnp.log(q.total_M1)
     student_M1, teacher_M1 = map(streaming.logsumexp, (p, q) if reverse else (q, p))
-    slope_M1 = kl_M1 if reverse else jnp.zeros_like(kl_M1)
-    return kl_M1[:, 0], Sums(student_M1, teacher_M1, slope_M1)
+    kl_M1, sums = sums_of_kl(kl_M1, student_M1, teacher_M1, measure)
+    return kl_M1[:, 0], sums
 
 
 def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, Sums]:
@@ -87,7 +95,7 @@ def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, 
 
     nothing = streaming.no_columns(rows)
     pair = streaming.scan_blocks(add_up, (nothing, nothing), vocabulary, block)
-    student_M1, teacher_M1 = map(streaming.logsumexp, pair)
+    student_M1, teacher_M1 = (whole_logsumexp(streaming.logsumexp(run), measure) for run in pair)
 
     def compare(
         carry: tuple[jax.Array, jax.Array], start: jax.Array | int, width: int
@@ -98,7 +106,8 @@ def _two_passes(heads: Heads, measure: Measure, block: int) -> tuple[jax.Array, 
         return carry[0] + value_M1, carry[1] + slope_M1
 
     zero_M1 = jnp.zeros((rows, 1), jnp.float32)
-    value_M1, slope_M1 = streaming.scan_blocks(compare, (zero_M1, zero_M1), vocabulary, block)
+    own = streaming.scan_blocks(compare, (zero_M1, zero_M1), vocabulary, block)
+    value_M1, slope_M1 = (whole_sum(each_M1, measure) for each_M1 in own)
     return value_M1[:, 0], Sums(student_M1, teacher_M1, slope_M1)
 
 
@@ -107,6 +116,7 @@ def _backward(
 ) -> tuple[Heads]:
     """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     heads, sums = saved
+    cotangent_M = _sharded.cotangent(cotangent_M, measure.vocab_axis, of_head=heads.student_VD)
     scale_M1 = (cotangent_M * heads.inverse_M)[:, None]
 
     def dlogits_of(start: jax.Array | int, width: int) -> jax.Array:

@@ -27,10 +27,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jaxevo.kernels import _pallas_tpu as tpu
+from jaxevo.kernels import _sharded
 from jaxevo.kernels import _streaming as streaming
 from jaxevo.kernels.token_kl._blocks import teacher_logits
 from jaxevo.kernels.token_kl._divergence import terms
-from jaxevo.kernels.token_kl._types import Heads, Measure, Sums
+from jaxevo.kernels.token_kl._types import (
+    Heads,
+    Measure,
+    Sums,
+    sums_of_kl,
+    whole_logsumexp,
+    whole_sum,
+)
 
 
 def token_kl(
@@ -93,14 +101,14 @@ def _forward(
         return tpu.values(bound, arrays, setting, outputs=outputs, scratch=scratch)
 
     if measure.needs_both_sums_first:
-        pair = run(_logsumexp_kernel, outputs=2, scratch=4)
-        value_M, slope_M = run(_term_kernel, *pair, outputs=2, scratch=2)
-        student_M, teacher_M = pair
-    else:
-        value_M, student_M, teacher_M = run(_kl_kernel, outputs=3, scratch=5)
-        slope_M = value_M if measure.kind == "reverse" else jnp.zeros_like(value_M)
-    sums = Sums(*(x_M[:, None] for x_M in (student_M, teacher_M, slope_M)))
-    return value_M, (heads, sums)
+        own = run(_logsumexp_kernel, outputs=2, scratch=4)
+        pair = [whole_logsumexp(own_M, measure) for own_M in own]
+        terms_of_part = run(_term_kernel, *pair, outputs=2, scratch=2)
+        value_M, slope_M = (whole_sum(own_M, measure) for own_M in terms_of_part)
+        return value_M, (heads, Sums(*(x_M[:, None] for x_M in (*pair, slope_M))))
+    kl_M1, student_M1, teacher_M1 = (x_M[:, None] for x_M in run(_kl_kernel, outputs=3, scratch=5))
+    value_M1, sums = sums_of_kl(kl_M1, student_M1, teacher_M1, measure)
+    return value_M1[:, 0], (heads, sums)
 
 
 def _kl_kernel(
@@ -167,6 +175,7 @@ def _backward(
     measure: Measure, setting: tpu.Setting, saved: tuple[Heads, Sums], cotangent_M: jax.Array
 ) -> tuple[Heads]:
     heads, sums = saved
+    cotangent_M = _sharded.cotangent(cotangent_M, measure.vocab_axis, of_head=heads.student_VD)
     columns = (cotangent_M * heads.inverse_M, *(x_M1[:, 0] for x_M1 in sums))
     slopes = functools.partial(_slopes, measure=measure)
     dhidden_MD, dhead_VD = tpu.gradients(slopes, _arrays(heads, *columns), setting)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxevo.kernels import _dispatch
 from jaxevo.kernels._streaming import block_logits
 from jaxevo.kernels.token_kl._blocks import teacher_logits
 from jaxevo.kernels.token_kl._divergence import Support, divergence, on_support
@@ -15,8 +16,13 @@ from jaxevo.kernels.token_kl._types import Heads, Measure
 def token_kl(
     heads: Heads, measure: Measure, *, block_M: int | None, block_V: int | None
 ) -> jax.Array:
-    """Materialises both logits; differentiated by JAX."""
+    """Materialises both logits; differentiated by JAX.
+
+    Raises:
+      ValueError: for a vocabulary that is split over devices.
+    """
     del block_M, block_V
+    _dispatch.refuse_split(measure.vocab_axis)
     inverse_M1 = heads.inverse_M[:, None]
     x_MV = block_logits(heads.student_hidden_MD, heads.student_VD, inverse_M1, measure.soft_cap)
     y_MV = teacher_logits(heads.teacher_hidden_ME, heads.teacher_VE, inverse_M1, measure)
