@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -367,17 +367,30 @@ def _labelled_sizes(
 
 
 # ---------------------------------------------------------------------------- runs
-def run_seed(seed: int) -> list[dict[str, Any]]:
+def run_seed(
+    seed: int, *, settings: Mapping[str, Any] = RUN, recipe: Recipe | None = None
+) -> list[dict[str, Any]]:
     """The recipe, and the same with verdicts by coin, from the same start."""
     model = warm_start(hub.load("toy"), bind(example), seed=seed, **WARM)
     values = value_start(model, seed)
-    return [run_arm(arm, seed, model, values) for arm in ARMS]
+    recipe = recipe or rest_mcts(**RECIPE)
+    return [
+        run_arm(arm, recipe, {**settings, **ARMS[arm]}, seed, start=(model, values)) for arm in ARMS
+    ]
 
 
-def run_arm(arm: str, seed: int, model: hub.LoadedModel, values: Params) -> dict[str, Any]:
+def run_arm(
+    arm: str,
+    recipe: Recipe,
+    settings: Mapping[str, Any],
+    seed: int,
+    *,
+    start: tuple[hub.LoadedModel, Params],
+) -> dict[str, Any]:
     """Readings before the first and after each self-training iteration."""
-    options = RunOptions(model="toy", seed=seed, eval_problems=0, **{**RUN, **ARMS[arm]})
-    run = build_run(rest_mcts(**RECIPE), options, model=model)
+    model, values = start
+    options = RunOptions(model="toy", seed=seed, eval_problems=0, **settings)
+    run = build_run(recipe, options, model=model)
     run = dataclasses.replace(run, bench=dataclasses.replace(run.bench, source=source(seed)))
     how: Search = dict(run.recipe.collect.options)["how"]
     own = jax.tree.map(jnp.copy, values)  # an update takes its buffers

@@ -8,9 +8,12 @@ were chosen on tuning seeds, each try of which is listed.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,17 +96,18 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=study.claim)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
     parser.add_argument("--out", type=Path, default=RESULTS / f"{study.name}.json")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a process each")
     args = parser.parse_args(argv)
     origin, runs = provenance(study.name), []
-    for seed in args.seeds:
-        start = time.perf_counter()
-        found = list(study.run(seed))
-        runs += found
-        seconds = time.perf_counter() - start
-        for one in found:
-            told = {k: v for k, v in one.items() if isinstance(v, (str, int, float))}
-            print(json.dumps(told), flush=True)
-        print(f"seed {seed}: {seconds:.0f} s", flush=True)
+    with concurrent.futures.ProcessPoolExecutor(
+        args.jobs, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        for found, seconds in pool.map(functools.partial(_timed, study.run), args.seeds):
+            runs += found
+            for one in found:
+                told = {k: v for k, v in one.items() if isinstance(v, (str, int, float))}
+                print(json.dumps(told), flush=True)
+            print(f"seed {found[0]['seed']}: {seconds:.0f} s", flush=True)
     verdict = study.verdict(runs)
     result = {
         **origin,
@@ -122,6 +126,11 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
         study.draw(axes, runs)
     print(verdict)
     return 0
+
+
+def _timed(run: Callable[[int], Sequence[Run]], seed: int) -> tuple[list[Run], float]:
+    start = time.perf_counter()
+    return list(run(seed)), time.perf_counter() - start
 
 
 @contextlib.contextmanager
