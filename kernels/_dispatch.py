@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.pallas import tpu as pltpu
 
 Implementation: TypeAlias = Literal["reference", "chunked", "pallas_tpu", "pallas_tpu_interpret"]
 
@@ -27,17 +28,36 @@ def implementations(
 
 
 def choose(
-    implementation: str | None, table: Mapping[str, Callable[..., Any]]
+    implementation: str | None,
+    table: Mapping[str, Callable[..., Any]],
+    *,
+    has_kernels: bool = False,
 ) -> Callable[..., Any]:
-    """The implementation of that name; `chunked` for None.
+    """The implementation of that name; for None `chunked`, or `pallas_tpu` on a TPU.
+
+    Args:
+      implementation: a name in the table, or None.
+      table: of `implementations`.
+      has_kernels: whether `pallas_tpu` can do what is asked for.
 
     Raises:
       ValueError: for a name that the table does not have.
     """
-    name = "chunked" if implementation is None else implementation
+    default = "pallas_tpu" if has_kernels and _is_one_tpu() else "chunked"
+    name = default if implementation is None else implementation
     if name not in table:
         raise ValueError(f"implementation={name!r} is unknown; use one of {sorted(table)} or None.")
     return table[name]
+
+
+def _is_one_tpu() -> bool:
+    """Whether a program is traced for one TPU, or for one of several inside of `jax.shard_map`.
+
+    XLA cannot split a Pallas call over the devices of a mesh by itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = jax.device_count() if mesh.empty else mesh.size
+    return pltpu.is_tpu_device() and (devices == 1 or mesh.are_all_axes_manual)
 
 
 def check_head(name: str, hidden_MD: jax.Array, unembed_DV: jax.Array) -> None:

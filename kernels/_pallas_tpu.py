@@ -62,49 +62,65 @@ class Arrays(NamedTuple):
 
 
 def choose_setting(
-    rows: int,
-    vocabulary: int,
-    read: int,
-    made: int,
-    itemsize: int,
-    *,
-    block_M: int | None,
-    block_V: int | None,
-    interpret: bool,
+    arrays: Arrays, *, block_M: int | None, block_V: int | None, interpret: bool
 ) -> Setting:
     """The blocks asked for, or else the largest that fit a core of the chip, cut evenly.
 
     What stays cuts the traffic of what streams by, so that side is made large first.
 
     Args:
-      rows, vocabulary: M and V.
-      read: width of all that is read, D, or D + E of two models.
-      made: width of a gradient.
-      itemsize: bytes of a number of the inputs.
+      arrays: of the kernels; their columns do not matter here.
       block_M, block_V: rows and columns of both kernels' blocks; None leaves the choice here.
       interpret: whether to run anywhere, slowly.
 
     Raises:
       ValueError: where not even the smallest blocks fit.
     """
-    chip = this_chip()
-
-    def largest(made: int) -> tuple[int, int]:
-        for stays in (2048, 1536, 1024, 768, 512, 256, 128):
-            for streams in (256, 128):
-                need = vmem_bytes(stays, streams, read, made, itemsize, streams if made else stays)
-                fills_mxu = streams >= chip.mxu_column_size or stays == 128
-                if fills_mxu and need <= _SHARE * chip.vmem_capacity_bytes:
-                    return stays, streams
-        raise ValueError(
-            f"blocks of 128 rows of width {read} do not fit the VMEM of a {chip.chip_version}."
-        )
+    chip, widths = this_chip(), _widths(arrays)
+    rows, vocabulary = arrays.hidden[0].shape[0], arrays.heads[0].shape[0]
 
     def blocks(of_rows: int, of_columns: int) -> Blocks:
         return Blocks(block_M or _even(rows, of_rows), block_V or _even(vocabulary, of_columns))
 
-    values, gradients = blocks(*largest(0)), blocks(*largest(made)[::-1])
-    return Setting(values, gradients, chip, interpret)
+    values = blocks(*_largest(chip, widths._replace(made=0)))
+    return Setting(values, blocks(*_largest(chip, widths)[::-1]), chip, interpret)
+
+
+def fits(arrays: Arrays) -> bool:
+    """Whether the smallest blocks fit a core of the chip."""
+    return vmem_bytes(128, 128, _widths(arrays)) <= _room(this_chip())
+
+
+class Widths(NamedTuple):
+    """Widths of all that a kernel reads together, and of a gradient that it makes, 0 for none;
+    bytes of a number of the inputs."""
+
+    read: int
+    made: int
+    itemsize: int
+
+
+def _widths(arrays: Arrays) -> Widths:
+    every = (*arrays.hidden, *arrays.heads)
+    read = sum(x.shape[1] for x in arrays.hidden)
+    return Widths(read, arrays.hidden[0].shape[1], max(x.dtype.itemsize for x in every))
+
+
+def _room(chip: pltpu.TpuInfo) -> float:
+    return _SHARE * chip.vmem_capacity_bytes
+
+
+def _largest(chip: pltpu.TpuInfo, widths: Widths) -> tuple[int, int]:
+    """Rows of the block that stays, and of the one that streams by."""
+    for stays in (2048, 1536, 1024, 768, 512, 256, 128):
+        for streams in (256, 128):
+            fills_mxu = streams >= chip.mxu_column_size or stays == 128
+            if fills_mxu and vmem_bytes(stays, streams, widths) <= _room(chip):
+                return stays, streams
+    raise ValueError(
+        f"blocks of 128 rows of width {widths.read} do not fit the VMEM of a {chip.chip_version}. "
+        "Use implementation='chunked'."
+    )
 
 
 def _even(length: int, block: int) -> int:
@@ -113,12 +129,13 @@ def _even(length: int, block: int) -> int:
     return pl.cdiv(pl.cdiv(length, pl.cdiv(length, block)), tile) * tile
 
 
-def vmem_bytes(stays: int, streams: int, read: int, made: int, itemsize: int, numbers: int) -> int:
+def vmem_bytes(stays: int, streams: int, widths: Widths) -> int:
     """Of one kernel: what is read and made lies in two buffers, sums and logits are float32."""
+    read, made, itemsize = widths
     buffers = 2 * itemsize * (read * (stays + streams) + made * stays)
     sums = 2 * 4 * made * (stays + streams)  # and the products that are added to them
     logits = 4 * _LOGITS * stays * streams
-    return buffers + sums + logits + 4 * 128 * _NUMBERS * numbers
+    return buffers + sums + logits + 4 * 128 * _NUMBERS * (streams if made else stays)
 
 
 def this_chip() -> pltpu.TpuInfo:

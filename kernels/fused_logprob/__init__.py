@@ -57,7 +57,8 @@ def fused_logprob(
         evenly; `unembed_DV` is this device's part, targets are ids of the whole vocabulary. Only
         with `legal=None`.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
-        products; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
+        products; its `_interpret` form runs anywhere, slowly), or None, which takes
+        `pallas_tpu` on a TPU, alone or inside of `jax.shard_map`, and `chunked` elsewhere.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.
 
@@ -66,10 +67,11 @@ def fused_logprob(
         or a block below 1.
     """
     _dispatch.check_blocks(block_M, block_V)
-    run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     inputs, options = _checked(
         hidden_MD, unembed_DV, targets_M, temperature, soft_cap, legal, vocab_axis
     )
+    has_kernels = pallas_tpu.fits(inputs)
+    run = _dispatch.choose(implementation, _IMPLEMENTATIONS, has_kernels=has_kernels)
     return run(inputs, options=options, block_M=block_M, block_V=block_V)
 
 

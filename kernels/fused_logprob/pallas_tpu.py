@@ -46,14 +46,20 @@ def fused_logprob(
     interpret: bool = False,
 ) -> LogProbs:
     """`interpret` runs the kernels' steps in XLA."""
-    hidden_MD, unembed_VD = inputs[:2]
-    (rows, width), vocabulary = hidden_MD.shape, unembed_VD.shape[0]
-    itemsize = max(hidden_MD.dtype.itemsize, unembed_VD.dtype.itemsize)
     setting = tpu.choose_setting(
-        rows, vocabulary, width, width, itemsize,
-        block_M=block_M, block_V=block_V, interpret=interpret,
-    )  # fmt: skip
+        _arrays(inputs), block_M=block_M, block_V=block_V, interpret=interpret
+    )
     return _fused(inputs, options, setting)
+
+
+def fits(inputs: Inputs) -> bool:
+    """Whether the kernels can be compiled for this width."""
+    return tpu.fits(_arrays(inputs))
+
+
+def _arrays(inputs: Inputs, *more: jax.Array) -> tpu.Arrays:
+    columns = inputs.targets_M, inputs.inverse_M, *more
+    return tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -65,8 +71,7 @@ def _fused(inputs: Inputs, options: Options, setting: tpu.Setting) -> LogProbs:
 def _forward(
     inputs: Inputs, options: Options, setting: tpu.Setting
 ) -> tuple[LogProbs, tuple[Inputs, LogProbs]]:
-    columns = inputs.targets_M, inputs.inverse_M
-    arrays = tpu.Arrays(columns, (inputs.hidden_MD,), (inputs.unembed_VD,))
+    arrays = _arrays(inputs)
     kernel = functools.partial(_value_kernel, options=options)
     out = LogProbs(*tpu.values(kernel, arrays, setting, outputs=3, scratch=4, legal=options.legal))
     out = over_devices(out, inputs, options)
@@ -103,14 +108,12 @@ def _backward(
     saved: tuple[Inputs, LogProbs],
     cotangent: LogProbs,
 ) -> tuple[Inputs]:
-    (hidden_MD, unembed_VD, targets_M, inverse_M), out = saved
-    cotangent = _sharded.cotangent(cotangent, options.vocab_axis, of_head=unembed_VD)
-    g, constant_M = slopes(inverse_M, out, cotangent)
-    columns = targets_M, inverse_M, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M
-    arrays = tpu.Arrays(columns, (hidden_MD,), (unembed_VD,))
-    dhidden_MD, dunembed_VD = tpu.gradients(
-        functools.partial(_slopes, options=options), arrays, setting, legal=options.legal
-    )
+    inputs, out = saved
+    cotangent = _sharded.cotangent(cotangent, options.vocab_axis, of_head=inputs.unembed_VD)
+    g, constant_M = slopes(inputs.inverse_M, out, cotangent)
+    arrays = _arrays(inputs, out.logsumexp_M, constant_M, g.entropy_M, g.logp_M)
+    slopes_of = functools.partial(_slopes, options=options)
+    dhidden_MD, dunembed_VD = tpu.gradients(slopes_of, arrays, setting, legal=options.legal)
     return (Inputs(dhidden_MD, dunembed_VD, streaming.NO_GRADIENT, streaming.NO_GRADIENT),)
 
 

@@ -75,7 +75,8 @@ def token_kl(
       vocab_axis: inside of `jax.shard_map`, the mesh axis over which all heads' columns are split
         evenly; the unembeddings are this device's parts. Not with top_k.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (no
-        top_k; its `_interpret` form runs anywhere, slowly), or None, which takes `chunked`.
+        top_k; its `_interpret` form runs anywhere, slowly), or None, which takes `pallas_tpu`
+        on a TPU, alone or inside of `jax.shard_map`, and `chunked` elsewhere and for top_k.
       block_M, block_V: rows per block of `pallas_tpu`, columns per block of both; None picks by
         shapes and chip.
 
@@ -87,7 +88,6 @@ def token_kl(
       arXiv 2601.20802 (SDPO: top-k with tail, blended teacher), 2306.13649 (GKD: generalised JS).
     """
     _dispatch.check_blocks(block_M, block_V)
-    run = _dispatch.choose(implementation, _IMPLEMENTATIONS)
     heads = _heads(
         student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV,
         blend=blend, temperature=temperature,
@@ -96,6 +96,8 @@ def token_kl(
     if vocab_axis is not None and top_k is not None:
         raise ValueError(f"top_k={top_k} and vocab_axis={vocab_axis!r} do not go together.")
     measure = measure._replace(vocab_axis=vocab_axis)
+    has_kernels = pallas_tpu.fits(heads, measure)
+    run = _dispatch.choose(implementation, _IMPLEMENTATIONS, has_kernels=has_kernels)
     return run(heads, measure, block_M=block_M, block_V=block_V)
 
 

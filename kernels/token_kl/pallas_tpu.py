@@ -59,15 +59,15 @@ def token_kl(
             f"top_k={measure.top_k} needs implementation='chunked'; pallas_tpu sums over the whole "
             "vocabulary."
         )
-    (rows, width), vocabulary = heads.student_hidden_MD.shape, heads.student_VD.shape[0]
-    arrays = _arrays(heads)
-    every = sum(hidden.shape[1] for hidden in arrays.hidden)
-    itemsize = max(x.dtype.itemsize for x in (*arrays.hidden, *arrays.heads))
     setting = tpu.choose_setting(
-        rows, vocabulary, every, width, itemsize,
-        block_M=block_M, block_V=block_V, interpret=interpret,
-    )  # fmt: skip
+        _arrays(heads), block_M=block_M, block_V=block_V, interpret=interpret
+    )
     return _fused(heads, measure, setting)
+
+
+def fits(heads: Heads, measure: Measure) -> bool:
+    """Whether the kernels know the measure and can be compiled for these widths."""
+    return measure.top_k is None and tpu.fits(_arrays(heads))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum
+from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum, traffic
 from jaxevo.kernels._pallas_tpu import made_for
 from jaxevo.kernels._streaming import default_block
 from jaxevo.kernels.fused_logprob.shapes import HEADS
@@ -265,7 +265,31 @@ def test_block_size_changes_nothing_but_rounding(block_V):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
 
-def test_none_takes_chunked():
+def kernels_of(**options):
+    """Pallas calls that a program on one chip has."""
+    shapes = jnp.ones((8, 4)), jnp.ones((4, 16)), jnp.zeros(8, jnp.int32)
+    return len(traffic.count(lambda *a: fused_logprob(*a, **options), *shapes))
+
+
+def test_none_takes_the_kernels_on_a_tpu_only():
+    assert kernels_of() == 0
+    with made_for("v5e"):
+        assert kernels_of() == 1
+        assert kernels_of(implementation="chunked") == 0
+
+
+def test_none_takes_chunked_where_kernels_do_not_fit():
+    wide = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 2**17), (2**17, 16))]
+    targets = jax.ShapeDtypeStruct((8,), jnp.int32)
+    with made_for("v5e"):
+        assert traffic.count(fused_logprob, *wide, targets) == []
+        with pytest.raises(ValueError, match=r"do not fit the VMEM of a v5e\. Use implem"):
+            jax.eval_shape(
+                functools.partial(fused_logprob, implementation="pallas_tpu"), *wide, targets
+            )
+
+
+def test_none_takes_chunked_here():
     arrays = problem(8)
     got = jitted(None, None, 8)(*arrays[:3], 0.9, arrays[3])
     jax.tree.map(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import Blend, token_kl, token_kl_sum
+from jaxevo.kernels import Blend, token_kl, token_kl_sum, traffic
 from jaxevo.kernels._pallas_tpu import made_for
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
@@ -388,7 +388,15 @@ def test_block_size_changes_nothing_but_rounding(kind, top_k):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), got, want)
 
 
-def test_none_takes_chunked():
+@pytest.mark.parametrize(("top_k", "kernels"), [(None, 1), (3, 0)])
+def test_none_takes_the_kernels_on_a_tpu_where_they_know_the_measure(top_k, kernels):
+    heads = jnp.ones((8, 4)), jnp.ones((8, 4)), jnp.ones((4, 16)), jnp.ones((4, 16))
+    with made_for("v6e"):
+        found = traffic.count(functools.partial(token_kl, top_k=top_k), *heads)
+    assert len(found) == kernels
+
+
+def test_none_takes_chunked_here():
     arrays = (*problem(9), 0.9, jnp.ones(M))
     got = jitted(None, 8, kind="reverse")(*arrays)
     jax.tree.map(np.testing.assert_array_equal, got, run("chunked", kind="reverse")(*arrays))
