@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import Blend, token_kl, token_kl_sum, traffic
+from jaxevo.kernels import (
+    Blend,
+    LogProbs,
+    fused_logprob_sum,
+    token_kl,
+    token_kl_sum,
+    traffic,
+)
 from jaxevo.kernels._pallas_tpu import made_for
 
 M, D, E, V = 6, 37, 41, 37  # D = V, so that random and identity heads share a compilation
@@ -255,6 +262,33 @@ def test_products_and_dtypes_of_the_sum(product_flops):
     one = grads(*args[:2], jnp.float32(1.0))
     for twice, once in zip(got, one, strict=True):
         np.testing.assert_array_equal(twice, 2 * once)
+
+
+def test_sampled_tokens_estimate_the_gradient_of_the_whole_vocabulary():
+    """∇KL(p‖q) = E_{v∼p} [(log p_v − log q_v) ∇ log p_v]: in 20000 draws, and in the sum itself."""
+    student, teacher, student_DV, teacher_EV = problem(17, rows=1)
+    draws = 20000
+    logp = jax.nn.log_softmax(student @ student_DV)[0]
+    logq = jax.nn.log_softmax(teacher @ teacher_EV)[0]
+    rng = np.random.default_rng(17)
+    p = np.exp(np.asarray(logp, np.float64))
+    drawn = rng.choice(V, size=draws, p=p / p.sum())
+    every = jnp.arange(V)
+
+    def estimate(hidden, tokens, weights):
+        zeros = jnp.zeros(len(tokens))
+        rows = jnp.broadcast_to(hidden, (len(tokens), D))
+        return fused_logprob_sum(rows, student_DV, tokens, LogProbs(weights, zeros, zeros))
+
+    exact = jax.grad(lambda h: token_kl(h, teacher, student_DV, teacher_EV).sum())(student)
+    summed = jax.grad(estimate)(student, every, jnp.exp(logp) * (logp - logq))
+    np.testing.assert_allclose(summed, exact, atol=TOLERANCE)
+    tokens = jnp.asarray(drawn)
+    sampled = jax.grad(estimate)(student, tokens, (logp - logq)[tokens] / draws)
+    slopes = np.eye(V) - np.exp(logp)[None]  # ∂ log p_v / ∂x
+    each = (np.asarray(logp - logq)[:, None] * slopes) @ np.asarray(student_DV).T
+    spread = np.sqrt(np.exp(logp) @ (each - np.asarray(exact)) ** 2 / draws)
+    assert (np.abs(sampled - exact)[0] < 5 * spread).all()
 
 
 @pytest.mark.parametrize("implementation", ["chunked", PALLAS])
