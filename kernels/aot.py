@@ -21,7 +21,14 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxevo.kernels import entropy_band, fused_logprob, token_kl
+from jaxevo.kernels import (
+    LogProbs,
+    entropy_band,
+    fused_logprob,
+    fused_logprob_sum,
+    token_kl,
+    token_kl_sum,
+)
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 _ENVIRONMENT = {
@@ -37,9 +44,9 @@ _ENVIRONMENT = {
 class Case(NamedTuple):
     """One op with its gradients at one shape.
 
-    op: `fused_logprob`, `token_kl` or `entropy_band`. implementation: of that op. rows, width,
-    vocabulary: M, D and V; a band has M rows of D slots. kind: of `token_kl`. dtype: of hidden
-    states and heads. chip: `v5e`, `v5p` or `v6e`.
+    op: `fused_logprob`, `token_kl` or `entropy_band`. implementation: of that op; `sum` stands for
+    `fused_logprob_sum` or `token_kl_sum`. rows, width, vocabulary: M, D and V; a band has M rows of
+    D slots. kind: of `token_kl`. dtype: of hidden states and heads. chip: `v5e`, `v5p` or `v6e`.
     """
 
     op: str
@@ -87,42 +94,44 @@ def program(case: Case) -> tuple[Callable[..., Any], list[jax.ShapeDtypeStruct]]
     M, D, V = case.rows, case.width, case.vocabulary
     dtype, f32 = jnp.dtype(case.dtype), jnp.float32
     hidden, head, numbers = ((M, D), dtype), ((V, D), dtype), ((M,), f32)
-    options: dict[str, Any] = {"implementation": case.implementation}
+    way = {"implementation": case.implementation}
     if case.op == "fused_logprob":
-        fn, shapes = _fused_logprob, [hidden, head, ((M,), jnp.int32), numbers]
+        loss = _logprob_sum if case.implementation == "sum" else functools.partial(_logprob, **way)
+        shapes = [hidden, head, ((M,), jnp.int32), numbers]
     elif case.op == "token_kl":
-        fn, shapes = _token_kl, [hidden, head, hidden, head, numbers]
-        options["kind"] = case.kind
+        loss = _kl_sum if case.implementation == "sum" else functools.partial(_kl, **way)
+        loss = functools.partial(loss, kind=case.kind)
+        shapes = [hidden, head, hidden, head, numbers]
     elif case.op == "entropy_band":
-        fn, shapes = entropy_band, [((M, D), f32), ((M, D), jnp.bool_)]
+        shapes = [((M, D), f32), ((M, D), jnp.bool_)]
+        return functools.partial(entropy_band, **way), _structs(shapes)  # type: ignore
     else:
         raise ValueError(f"op={case.op!r}, but it is fused_logprob, token_kl or entropy_band.")
-    return functools.partial(fn, **options), [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    return jax.grad(loss, argnums=(0, 1), has_aux=True), _structs(shapes)
 
 
-def _fused_logprob(
-    hidden_MD: jax.Array, head_VD: jax.Array, targets_M: jax.Array, weights_M: jax.Array, **how: Any
-) -> Any:
-    def loss(hidden_MD: jax.Array, head_VD: jax.Array) -> tuple[jax.Array, Any]:
-        out = fused_logprob(hidden_MD, head_VD.T, targets_M, **how)
-        return jnp.sum(weights_M * (out.logp_M + 0.5 * out.entropy_M)), out
-
-    return jax.grad(loss, argnums=(0, 1), has_aux=True)(hidden_MD, head_VD)
+def _structs(shapes: Sequence[tuple[tuple[int, ...], Any]]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
 
-def _token_kl(
-    hidden_MD: jax.Array,
-    head_VD: jax.Array,
-    teacher_hidden_MD: jax.Array,
-    teacher_VD: jax.Array,
-    weights_M: jax.Array,
-    **how: Any,
-) -> Any:
-    def loss(hidden_MD: jax.Array, head_VD: jax.Array) -> tuple[jax.Array, Any]:
-        out_M = token_kl(hidden_MD, teacher_hidden_MD, head_VD.T, teacher_VD.T, **how)
-        return jnp.sum(weights_M * out_M), out_M
+# Each: a sum to differentiate by hidden states and head, and what the op returns.
+def _logprob(hidden: Any, head: Any, targets: Any, weights: Any, **way: Any) -> Any:
+    out = fused_logprob(hidden, head.T, targets, **way)
+    return jnp.sum(weights * (out.logp_M + 0.5 * out.entropy_M)), out
 
-    return jax.grad(loss, argnums=(0, 1), has_aux=True)(hidden_MD, head_VD)
+
+def _logprob_sum(hidden: Any, head: Any, targets: Any, weights: Any) -> Any:
+    each = LogProbs(weights, 0.5 * weights, jnp.zeros_like(weights))
+    return fused_logprob_sum(hidden, head.T, targets, each), None
+
+
+def _kl(hidden: Any, head: Any, other: Any, other_head: Any, weights: Any, **how: Any) -> Any:
+    out_M = token_kl(hidden, other, head.T, other_head.T, **how)
+    return jnp.sum(weights * out_M), out_M
+
+
+def _kl_sum(hidden: Any, head: Any, other: Any, other_head: Any, weights: Any, **how: Any) -> Any:
+    return token_kl_sum(hidden, other, head.T, other_head.T, weights, **how), None
 
 
 # ---------------------------------------------------------------------------- the other process
