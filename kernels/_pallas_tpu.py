@@ -52,8 +52,9 @@ class Setting(NamedTuple):
 class Arrays(NamedTuple):
     """What a kernel reads: numbers [M] of the rows, hidden states [M, ·], heads [V, ·].
 
-    Gradients are of the first of the hidden states and of the heads. Inside of a kernel, a block of
-    each: [rows, 1], [rows, ·], [columns, ·].
+    Gradients are of the first of the hidden states and of the heads. Inside of a kernel, refs of a
+    block of each: [rows, 1], [rows, ·], [columns, ·]. A ref is read where it is needed: what is
+    read before a condition and used behind it takes up VMEM of its own.
     """
 
     columns: tuple[jax.Array, ...]
@@ -220,7 +221,7 @@ def values(
     """Runs `kernel(blocks, outputs, scratch, edges)` over all blocks, the vocabulary innermost.
 
     Args:
-      kernel: gets what was read as arrays, and the rest as refs [rows, 1].
+      kernel: gets refs, those of outputs and scratch [rows, 1].
       arrays: the whole of what is read.
       outputs, scratch: how many numbers a row gets, and how many sums it needs, all float32.
       legal: the first id that counts and the one behind the last; None for all.
@@ -235,8 +236,7 @@ def values(
         read, made = _parted(refs, arrays)
         at = pl.program_id(0), pl.program_id(1)
         edges = Edges(rows, vocabulary, legal or (0, vocabulary), *at)
-        blocks = jax.tree.map(lambda ref: ref[...], read)
-        kernel(blocks, made[:outputs], made[outputs:], edges)
+        kernel(read, made[:outputs], made[outputs:], edges)
 
     row_block, column_block = (lambda i, j: i), (lambda i, j: j)
     found = pl.pallas_call(
@@ -345,7 +345,8 @@ def gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """Σ_v d_mv head_v and Σ_m d_mv hidden_m of ∂/∂logits d, in the dtypes of hidden and head.
 
-    `slopes_of(blocks, edges)` returns d [rows, columns]; what it returns past the ends is dropped.
+    `slopes_of(blocks, edges)` returns d [rows, columns] for refs of blocks, of which the first
+    hidden and head are arrays; what it returns past the ends is dropped.
     Operands of the products have the inputs' dtype, as in the forward pass. Where a chip has two
     cores, each takes half of the vocabulary and has a sum of ∂/∂hidden of its own.
     """
@@ -426,11 +427,12 @@ def _gradient_step(
 
     @pl.when(this < walk.column_blocks)
     def _() -> None:
-        read = jax.tree.map(lambda ref: ref[...], refs)
-        hidden, head = edges.hidden(read.hidden[0]), edges.head(read.heads[0])
-        blocks = Arrays(read.columns, (hidden, *read.hidden[1:]), (head, *read.heads[1:]))
-        d = slopes_of(blocks, edges)
-        d = edges.slopes(d).astype(jnp.promote_types(hidden.dtype, head.dtype))
+        first = edges.hidden(refs.hidden[0][...]), edges.head(refs.heads[0][...])
+        d = slopes_of(
+            refs._replace(hidden=(first[0], *refs.hidden[1:]), heads=(first[1], *refs.heads[1:])),
+            edges,
+        )
+        d = edges.slopes(d).astype(jnp.promote_types(first[0].dtype, first[1].dtype))
         pl.when((i > 0) | (j > 0))(copy_out.wait)
         pl.when(j > 0)(copy_in.start)
 
@@ -438,8 +440,8 @@ def _gradient_step(
         def _() -> None:
             sums.head_sum[...] = jnp.zeros(sums.head_sum.shape, jnp.float32)
 
-        sums.head_sum[...] += streaming.dot(d, hidden, (0, 0))
-        share = streaming.dot(d, head, (1, 0))
+        sums.head_sum[...] += streaming.dot(d, edges.hidden(refs.hidden[0][...]), (0, 0))
+        share = streaming.dot(d, edges.head(refs.heads[0][...]), (1, 0))
 
         @pl.when(last_row_block)
         def _() -> None:

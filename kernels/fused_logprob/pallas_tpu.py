@@ -85,9 +85,9 @@ def _value_kernel(
     (targets, inverse), (logp, entropy, logsumexp) = read.columns, outputs
     *run, weighted, taken = scratch
     tpu.clear(weighted, taken, runs=[run])
-    x = streaming.block_logits(read.hidden[0], read.heads[0], inverse, options.soft_cap)
-    x = edges.logits(x)
-    taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets, x, 0.0), axis=1, keepdims=True)
+    hidden, head = read.hidden[0][...], read.heads[0][...]
+    x = edges.logits(streaming.block_logits(hidden, head, inverse[...], options.soft_cap))
+    taken[...] += jnp.sum(jnp.where(edges.ids(x) == targets[...], x, 0.0), axis=1, keepdims=True)
     before, after, shifted = tpu.extend(run, x)
     # Σ_v exp(x_v − max) (x_v − max): its values move with the max that the weights have.
     weighted[...] = streaming.extend_sum(
@@ -118,7 +118,8 @@ def _backward(
 
 
 def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, options: Options) -> jax.Array:
-    targets, inverse, logsumexp, constant, g_entropy, g_logp = read.columns
+    columns = (ref[...] for ref in read.columns)
+    targets, inverse, logsumexp, constant, g_entropy, g_logp = columns
     x = streaming.block_logits(read.hidden[0], read.heads[0], inverse, options.soft_cap)
     logp = x - logsumexp
     d = jnp.exp(logp) * (constant - g_entropy * logp)

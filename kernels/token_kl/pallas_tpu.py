@@ -86,7 +86,10 @@ def _arrays(heads: Heads, *columns: jax.Array) -> tpu.Arrays:
 
 def _logits(read: tpu.Arrays, measure: Measure) -> tuple[jax.Array, jax.Array]:
     """The student's and the teacher's logits over the temperature."""
-    (hidden, *of_teacher), (head, *teacher_heads), inverse = *read[1:], read.columns[-1]
+    (hidden, *of_teacher), (head, *teacher_heads) = (
+        [block[...] for block in blocks] for blocks in (read.hidden, read.heads)
+    )
+    inverse = read.columns[-1][...]
     x = streaming.block_logits(hidden, head, inverse, measure.soft_cap)
     return x, teacher_logits(of_teacher, teacher_heads, inverse, measure)
 
@@ -160,7 +163,7 @@ def _term_kernel(
     student, teacher, _inverse = read.columns
     tpu.clear(*scratch)
     x, y = _logits(read, measure)
-    found = terms(x - student, y - teacher, measure)
+    found = terms(x - student[...], y - teacher[...], measure)
     for sum_ref, each in zip(scratch, found, strict=True):
         sum_ref[...] += jnp.sum(jnp.where(edges.is_legal(x), each, 0.0), axis=1, keepdims=True)
 
@@ -186,7 +189,7 @@ def _backward(
 def _slopes(read: tpu.Arrays, edges: tpu.Edges, *, measure: Measure) -> jax.Array:
     """∂/∂x_v = slope_v − p_v Σ_u slope_u, times the cotangent, over the temperature."""
     del edges
-    scale, student, teacher, slope, inverse = read.columns
+    scale, student, teacher, slope, inverse = (ref[...] for ref in read.columns)
     x, y = _logits(read, measure)
     logp = x - student
     _, each = terms(logp, y - teacher, measure)
