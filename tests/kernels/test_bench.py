@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxevo.kernels import bench
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -41,3 +46,11 @@ def test_programs_that_disagree_are_not_timed():
     programs = {"plain": jax.jit(jnp.sum), "wrong": jax.jit(jnp.mean)}
     with pytest.raises(RuntimeError, match="the programs disagree"):
         bench._turns({n: lambda x, f=f: (f(x),) for n, f in programs.items()}, (jnp.ones(3),), 1)
+
+
+def test_the_readme_shows_the_committed_result():
+    result = json.loads((ROOT / "experiments/bench/results/kernels.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- kernels -->\n")[1].split("\n<!-- /kernels -->")[0]
+    assert shown == bench.table(result)
+    assert result["met"] == bench.met(result["sections"])
