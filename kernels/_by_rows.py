@@ -66,3 +66,11 @@ def sum_and_gradients(
     )
     total, dhidden_MD, dunembed_VD = streaming.scan_blocks(body, nothing, hidden_MD.shape[0], block)
     return total, (dhidden_MD, dunembed_VD.astype(unembed_VD.dtype))
+
+
+def gradients_times(
+    gradients: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """What the backward pass of such a sum returns: its gradients in their dtypes, scaled."""
+    dhidden_MD, dunembed_VD = ((cotangent * d).astype(d.dtype) for d in gradients)
+    return dhidden_MD, dunembed_VD

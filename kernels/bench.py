@@ -1,8 +1,8 @@
 """What the kernels cost, in bytes, FLOPs and seconds: `python -m jaxevo.kernels.bench --json FILE`.
 
-Four sections are the same on every machine: `memory` is what the TPU compiler says (it needs the
-extra `aot`); `traffic` sets HBM against products, from grids and index maps; `products` counts
-matrix products; `vmem` adds up blocks. `cpu` is a clock: give it idle cores.
+All sections but one are the same on every machine: `memory` is what the TPU compiler says (it needs
+the extra `aot`); `hbm` and `sums_on_tpu` set HBM traffic against products; `products` counts matrix
+products; `vmem` adds up blocks. `cpu` is a clock: give it idle cores.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxevo.kernels import (
     LogProbs,
+    _by_rows,
     fused_logprob,
     fused_logprob_sum,
     token_kl,
@@ -138,7 +139,7 @@ def sums_on_tpu() -> Rows:
             info = tpu.this_chip()
         for width in WIDTHS:
             for op, models in (("fused_logprob_sum", 1), ("token_kl_sum", 2)):
-                block = math.ceil(SLOTS / math.ceil(SLOTS * models * VOCABULARY / 2**25))
+                block = _by_rows.default_rows(SLOTS, models * VOCABULARY)
                 heads = BFLOAT16 * (models + 1) + 2 * 4
                 moved = heads * VOCABULARY * width + 2 * 4 * models * block * VOCABULARY
                 flops = 2 * block * width * VOCABULARY * (models + 2)

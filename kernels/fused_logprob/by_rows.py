@@ -55,7 +55,7 @@ def _backward(
     options: Options, block: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[Inputs, None]:
     del options, block
-    dhidden_MD, dunembed_VD = ((cotangent * d).astype(d.dtype) for d in saved)
+    dhidden_MD, dunembed_VD = _by_rows.gradients_times(saved, cotangent)
     none = _streaming.NO_GRADIENT
     return Inputs(dhidden_MD, dunembed_VD, none, none), none
 

@@ -50,7 +50,7 @@ def _backward(
     measure: Measure, block: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[Heads, None]:
     del measure, block
-    dhidden_MD, dunembed_VD = ((cotangent * d).astype(d.dtype) for d in saved)
+    dhidden_MD, dunembed_VD = _by_rows.gradients_times(saved, cotangent)
     none = _streaming.NO_GRADIENT
     return Heads(dhidden_MD, dunembed_VD, none, none, none), none
 
