@@ -1,19 +1,21 @@
 """The toy: a character-level decoder that half knows arithmetic, made on the spot in a minute.
 
-It is pre-trained on lines like `7+8=15`, and is wrong on purpose in a known share of them, so that
-there is something left to learn: at temperature 1 it is right on 10 to 60 % of each task's
-problems. It also knows privileged contexts, in the wording of `jaxevo.teachers`: a solution
-`[15]7+8=` or feedback `(14 7 8 15)7+8=` before the question mostly leads to the right answer.
-The result depends on the seed alone, and is cached.
+It is pre-trained on lines like `7+8=15`: all of them are right until it can add, then a known share
+is wrong on purpose, so that there is something left to learn. At temperature 1 it is right on 10 to
+60 % of each task's problems. It also knows privileged contexts, in the wording
+of `jaxevo.teachers`: a solution `[15]7+8=` or feedback `(14 7 8 15)7+8=` before the question mostly
+leads to the right answer. The result is cached. The same seed gives the same toy on the same kind
+of processor; another kind rounds differently and arrives at other weights of the same skill.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -30,20 +32,31 @@ from jaxevo.types import Array, Params
 Lines: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 ALPHABET = "0123456789+-*=[]()? "
-VERSION = 1  # of data and training: a new one makes a new cache entry
+VERSION = 2  # of data and training: a new one makes a new cache entry
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """How the toy is made. knowledge: share of right answers in lines without a context."""
+    """How the toy is made: lessons, as many as it needs, then steps of doubt.
 
-    steps: int = 600
+    lessons: most steps in which every line without a context is right. exam: sums of two-digit
+    numbers that it is asked every `exam_every` steps; pass_mark: probability of the right answer
+    to them, on average, that ends the lessons. doubt: steps after them, while the rate falls to 0.
+    knowledge: share of right answers in lines without a context then. obedience: share of lines
+    that answer what their context says.
+    """
+
+    lessons: int = 3000
+    exam: int = 256
+    exam_every: int = 25
+    pass_mark: float = 0.7
+    doubt: int = 250
+    knowledge: float = 0.5
+    obedience: float = 0.95
     plain: tuple[int, int] = (96, 12)  # lines without a context per step, and their slots
     told: tuple[int, int] = (32, 27)  # lines with one
     learning_rate: float = 3e-3
     warmup: int = 50
-    knowledge: float = 0.5
-    obedience: float = 0.95
 
 
 CONFIG = decoder.DecoderConfig(
@@ -78,18 +91,18 @@ TASKS = (  # sign, lowest and highest operand, number of operands: add1, add2, a
 SHARES = (0.1, 0.55, 0.15, 0.1, 0.1)
 
 
-def plain_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:
+def plain_line(random: np.random.Generator, knowledge: float) -> tuple[str, str]:
     """A question and an answer, which is right with the share `knowledge`."""
     question, _, truth = _problem(random)
-    known = random.random() < how.knowledge
+    known = random.random() < knowledge
     return question, str(truth if known else _slip(random, truth))
 
 
-def told_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:
+def told_line(random: np.random.Generator, obedience: float) -> tuple[str, str]:
     """A question that is preceded by a solution (which may be wrong) or by feedback."""
     question, operands, truth = _problem(random)
     told = truth if random.random() < 0.8 else _slip(random, truth)
-    answer = told if random.random() < how.obedience else _slip(random, told)
+    answer = told if random.random() < obedience else _slip(random, told)
     if random.random() < 0.5:
         return f"[{told}]{question}", str(answer)
     seen = " ".join(map(str, [_slip(random, truth), *operands, told]))
@@ -97,7 +110,14 @@ def told_line(random: np.random.Generator, how: Pretraining) -> tuple[str, str]:
 
 
 def _problem(random: np.random.Generator) -> tuple[str, list[int], int]:
-    sign, low, high, terms = TASKS[int(random.choice(len(TASKS), p=SHARES))]
+    return _question(random, TASKS[int(random.choice(len(TASKS), p=SHARES))])
+
+
+def _question(
+    random: np.random.Generator, task: tuple[str, int, int, int]
+) -> tuple[str, list[int], int]:
+    """A question's text, operands and right answer."""
+    sign, low, high, terms = task
     operands = [int(x) for x in random.integers(low, high + 1, terms)]
     if sign == "-" and operands[0] < operands[1]:
         operands.reverse()
@@ -120,18 +140,17 @@ def _slip(random: np.random.Generator, truth: int) -> int:
 
 
 # ---------------------------------------------------------------------------- training
-def _batches(how: Pretraining, seed: int) -> Iterator[tuple[Lines, Lines]]:
-    """Endless (plain lines, told lines), each as arrays."""
-    random, tokens = np.random.default_rng([seed, VERSION]), tokenizer()
-    while True:
-        yield (
-            _arrays(tokens, [plain_line(random, how) for _ in range(how.plain[0])], how.plain[1]),
-            _arrays(tokens, [told_line(random, how) for _ in range(how.told[0])], how.told[1]),
-        )
+def _lines(random: np.random.Generator, how: Pretraining, knowledge: float) -> tuple[Lines, Lines]:
+    """(Plain lines, told lines) of a step."""
+    (plain_rows, plain_slots), (told_rows, told_slots) = how.plain, how.told
+    plain = [plain_line(random, knowledge) for _ in range(plain_rows)]
+    told = [told_line(random, how.obedience) for _ in range(told_rows)]
+    return _arrays(plain, plain_slots), _arrays(told, told_slots)
 
 
-def _arrays(tokens: CharTokenizer, lines: Sequence[tuple[str, str]], slots: int) -> Lines:
+def _arrays(lines: Sequence[tuple[str, str]], slots: int) -> Lines:
     """ids_BS with one slot more than learn_BS, which marks where the next token is learnt."""
+    tokens = tokenizer()
     ids_BS = np.zeros((len(lines), slots + 1), np.int32)
     learn_BS = np.zeros((len(lines), slots), bool)
     for b, (prompt, answer) in enumerate(lines):
@@ -142,6 +161,7 @@ def _arrays(tokens: CharTokenizer, lines: Sequence[tuple[str, str]], slots: int)
 
 
 def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> jax.Array:
+    """Of each line's answer, [B]."""
     rows, slots = learn_BS.shape
     positions_BS = jnp.broadcast_to(jnp.arange(slots), (rows, slots))
     mask_BSS = jnp.broadcast_to(jnp.tri(slots, dtype=bool), (rows, slots, slots))
@@ -149,36 +169,58 @@ def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> jax.Array
     hidden_MD = hidden_BSD.reshape(rows * slots, -1)
     head_DV = decoder.unembed(CONFIG, params)
     logp_M = fused_logprob(hidden_MD, head_DV, jnp.asarray(ids_BS)[:, 1:].reshape(-1)).logp_M
-    return jnp.sum(jnp.where(learn_BS.reshape(-1), logp_M, 0.0))
+    return jnp.sum(jnp.where(learn_BS, logp_M.reshape(rows, slots), 0.0), axis=1)
 
 
 def _loss(params: Params, lines: Sequence[Lines]) -> jax.Array:
     tokens = sum((jnp.sum(learn_BS) for _, learn_BS in lines), jnp.int32(0))
-    total = sum((_log_likelihood(params, *arrays) for arrays in lines), jnp.float32(0))
+    total = sum((jnp.sum(_log_likelihood(params, *x)) for x in lines), jnp.float32(0))
     return -total / tokens
 
 
-@functools.partial(jax.jit, static_argnames=("how",), donate_argnames=("params", "optimizer"))
-def _step(
-    params: Params, optimizer: Any, lines: Sequence[Lines], *, how: Pretraining
-) -> tuple[Params, Any, Array]:
-    loss, gradient = jax.value_and_grad(_loss)(params, lines)
-    changes, optimizer = _optimizer(how).update(gradient, optimizer, params)
-    return optax.apply_updates(params, changes), optimizer, loss
+@jax.jit
+def _mark(params: Params, exam: Lines) -> jax.Array:
+    """Probability of the right answer, on average."""
+    return jnp.mean(jnp.exp(_log_likelihood(params, *exam)))
 
 
-def _optimizer(how: Pretraining) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0.0, how.learning_rate, how.warmup, how.steps)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+_OPTIMIZER = optax.chain(  # AdamW, but for the rate
+    optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(0.01)
+)
+
+
+@functools.partial(jax.jit, donate_argnames=("params", "optimizer"))
+def _step(params: Params, optimizer: Any, lines: Sequence[Lines], rate: Array) -> Any:
+    gradient = jax.grad(_loss)(params, lines)
+    changes, optimizer = _OPTIMIZER.update(gradient, optimizer, params)
+    return jax.tree.map(lambda weight, change: weight - rate * change, params, changes), optimizer
 
 
 def train_toy(seed: int = 0, how: Pretraining | None = None) -> Params:
-    """Trains the toy from scratch; the same seed gives the same weights."""
+    """Trains the toy from scratch.
+
+    Raises:
+      RuntimeError: when it cannot add after all its lessons.
+    """
     how = Pretraining() if how is None else how
+    random = np.random.default_rng([seed, VERSION])
+    asked = [_question(random, TASKS[1]) for _ in range(how.exam)]
+    exam = _arrays([(question, str(truth)) for question, _, truth in asked], how.plain[1])
     params = decoder.init_params(jax.random.key(seed), CONFIG)
-    optimizer, batches = _optimizer(how).init(params), _batches(how, seed)
-    for _ in range(how.steps):
-        params, optimizer, _ = _step(params, optimizer, next(batches), how=how)
+    optimizer = _OPTIMIZER.init(params)
+    for step in range(how.lessons):
+        if step % how.exam_every == 0 and _mark(params, exam) >= how.pass_mark:
+            break
+        rate = how.learning_rate * min(1.0, step / how.warmup)
+        params, optimizer = _step(params, optimizer, _lines(random, how, 1.0), rate)
+    else:
+        raise RuntimeError(
+            f"the toy of seed {seed} adds with probability {_mark(params, exam):.2f} after "
+            f"{how.lessons} steps, below {how.pass_mark}. Take another seed or more lessons."
+        )
+    for step in range(how.doubt):
+        rate = how.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / how.doubt))
+        params, optimizer = _step(params, optimizer, _lines(random, how, how.knowledge), rate)
     return params
 
 

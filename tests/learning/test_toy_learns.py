@@ -6,6 +6,7 @@ from statistics import mean
 import pytest
 
 from jaxevo.models import hub
+from jaxevo.models.toy import Pretraining, train_toy
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.build import build_run
@@ -41,6 +42,11 @@ def test_the_toy_half_knows_every_task(task):
     lab = run.bench.lab(run.state.params, evaluation=True)
     problems = [run.bench.source.train(i) for i in range(64)]
     assert 0.1 <= evaluate(lab, problems, samples=8).means()["strict_integer"] <= 0.6
+
+
+def test_a_toy_that_cannot_add_is_no_toy():
+    with pytest.raises(RuntimeError, match=r"seed 3 adds with probability 0\.\d\d after 2 steps"):
+        train_toy(3, Pretraining(lessons=2))
 
 
 def test_grpo_learns_and_its_control_arm_does_not():
