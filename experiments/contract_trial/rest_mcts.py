@@ -1,10 +1,10 @@
 """Digits in steps, searched as trees: `python -m experiments.contract_trial.rest_mcts`.
 
-`3-9-4-0-2=`, the next digit of each, is solved as `4-0-5-1-3`; every digit is a step. The start is
-a toy that has seen such solutions with a known share of wrong steps, so that it is right at one
-whole solution in five or so. Tree search, which stops at the first node of the end gate's value,
-and Best-of-N spend the same number of sampled tokens on each problem and choose their answer by the
-same rule: the finished solution of the largest value under the same value model.
+The problems are those of `digits.py`: each has one solution, of which every digit is a step. The
+start is a toy that has seen such solutions with a known share of wrong steps, so that it is right
+at one whole solution in five or so. Tree search, which stops at the first node of the end gate's
+value, and Best-of-N spend the same number of sampled tokens on each problem and choose their answer
+by the same rule: the finished solution of the largest value under the same value model.
 
 As in the paper, the value model has seen labelled solutions with wrong steps before its first
 search. So the control, verdicts by coin, is no policy that stands still: what the search finds is
@@ -22,40 +22,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.contract_trial.digits import (
+    DIGITS,
+    HELD_OUT,
+    WARM,
+    WRONG,
+    eval_lab,
+    keeping_labels,
+    policy_start,
+    source,
+    true_values,
+    value_fit,
+    value_start,
+)
 from experiments.contract_trial.study import Study, main
-from experiments.contract_trial.warm_start import rounds, warm_start
-from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.readings import probe_row
+from jaxevo.collect.lab import Lab
 from jaxevo.collect.tree_search import Search, ends, grow_trees, prefix_values
-from jaxevo.heads import with_value_head
 from jaxevo.models import hub
-from jaxevo.optimizers import adamw
 from jaxevo.recipes.rest_mcts import rest_mcts
-from jaxevo.rewards import exact_match, infer_values
 from jaxevo.run.build import Run, build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
-from jaxevo.tasks import task_source
-from jaxevo.types import (
-    Message,
-    Minibatch,
-    Params,
-    ParamSet,
-    Recipe,
-    Row,
-    Segment,
-    Size,
-    Sizes,
-    Task,
-    TaskSource,
-    TrainState,
-    bind,
-    row_uid,
-)
+from jaxevo.types import Params, Recipe, Row, Task, TrainState
 
-DIGITS = 6  # of a problem
-TRAIN, HELD_OUT = 2048, 128
-WRONG = 0.25  # share of wrong steps in what the start has seen
 RECIPE = {
     "iterations": 20,
     "branch": 3,
@@ -72,12 +61,7 @@ RECIPE = {
     "minibatches": 4,
 }
 RUN = {"prompts": 128, "samples": 4, "max_new_tokens": 12, "prompt_tokens": 12}
-WARM = {"steps": 400, "rows": 64, "learning_rate": 2e-3, "prompt_tokens": 12, "answer_tokens": 12}
-VALUE_WARM = {
-    "steps": 700,
-    "solutions": 64,
-    "learning_rate": 1e-3,
-}  # updates, and solutions of each
+VALUE_WARM: dict[str, Any] = {"updates": 700, "solutions": 64, "learning_rate": 1e-3}
 ROUNDS = 2
 # How trees are grown for the comparison, where it differs.
 EVALUATION: dict[str, Any] = {"until_gate": True}
@@ -133,61 +117,7 @@ TRIED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------------- problems
-@functools.cache
-def problems() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Digits of training and of held-out problems."""
-    drawn = np.random.default_rng(0).integers(10, size=(2 * (TRAIN + HELD_OUT), DIGITS)).tolist()
-    found = list(dict.fromkeys(tuple(digits) for digits in drawn))
-    return found[:TRAIN], found[TRAIN : TRAIN + HELD_OUT]
-
-
-def source(seed: int) -> TaskSource:
-    train, held_out = ([_task(digits) for digits in side] for side in problems())
-    verifiers = {"exact_match": exact_match}
-    return task_source("digits", (train, held_out), verifiers=verifiers, seed=seed)
-
-
-def _task(digits: tuple[int, ...]) -> Task:
-    asked = _shown(digits)
-    solution = "-".join(str((digit + 1) % 10) for digit in digits)
-    return Task(f"digits/{asked}", (Message("user", asked),), solution)
-
-
-def _shown(digits: Sequence[int]) -> str:
-    return "-".join(map(str, digits)) + "="
-
-
-def written(digits: Sequence[int], generator: np.random.Generator) -> tuple[list[str], list[bool]]:
-    """A solution's steps, and which of them are right."""
-    right = (generator.random(DIGITS) >= WRONG).tolist()
-    slips = np.where(right, 1, generator.integers(2, 11, size=DIGITS))
-    steps = [f"{(d + slip) % 10}-" for d, slip in zip(digits, slips.tolist(), strict=True)]
-    return [*steps[:-1], steps[-1][0]], right
-
-
-def example(generator: np.random.Generator) -> tuple[str, str]:
-    """A training problem and a solution."""
-    digits = problems()[0][int(generator.integers(TRAIN))]
-    return _shown(digits), "".join(written(digits, generator)[0])
-
-
-def true_values(right: Sequence[bool]) -> np.ndarray:
-    """The inferred value of each step of a solution, as a branch of the one that is right."""
-    depth = DIGITS
-    wrong = right.index(False) if False in right else len(right)
-    parent = [*range(-1, depth)]  # the root and the right steps
-    for step in range(wrong, len(right)):  # what follows the first wrong step leads nowhere
-        parent.append(wrong if step == wrong else len(parent) - 1)
-    values, _ = infer_values(parent, np.arange(len(parent)) == depth)
-    return np.concatenate([values[1 : wrong + 1], values[depth + 1 :]])
-
-
 # ---------------------------------------------------------------------------- readings
-def eval_lab(run: Run, state: TrainState) -> Lab:
-    return run.bench.lab(state.params, learner=run.learner, evaluation=True)
-
-
 def held_out_tasks(run: Run) -> list[Task]:
     return [run.bench.source.held_out(i) for i in range(HELD_OUT)]
 
@@ -214,39 +144,6 @@ def _right_steps(lab: Lab, row: Row) -> list[bool]:
     solution = row.task.answer
     told = [lab.tokenizer.text(s.ids.tolist()) for s in row.segments if s.source == "policy"]
     return ["".join(told[: k + 1]) == solution[: 2 * k + 2] for k in range(len(told))]
-
-
-def value_fit(
-    run: Run, state: TrainState, prefixes: tuple[list[Row], np.ndarray]
-) -> tuple[float, float]:
-    """Mean squared error and rank correlation of the value model."""
-    rows, truth = prefixes
-    said = prefix_values(eval_lab(run, state), rows, like=run.recipe.objectives[0])
-    ranks = [_ranks(truth), _ranks(said)]
-    flat = said.std() == 0
-    return float(np.mean((said - truth) ** 2)), 0.0 if flat else float(np.corrcoef(ranks)[0, 1])
-
-
-def labelled(
-    tokenizer: Any, chosen: Sequence[Sequence[int]], generator: np.random.Generator
-) -> tuple[list[Row], np.ndarray]:
-    """Every prefix of a drawn solution of each problem, in order, and its value."""
-    rows, truth = [], []
-    for n, digits in enumerate(chosen):
-        steps, right = written(digits, generator)
-        truth += list(true_values(right))
-        for k in range(1, DIGITS + 1):
-            ids = tokenizer.encode(_shown(digits) + "".join(steps[:k]))
-            end = tokenizer.eos_ids[:1] if k == DIGITS else []
-            given = Segment(np.array([*ids, *end], np.int32), "prompt")
-            rows.append(Row(0, _task(tuple(digits)), n, (given,)))
-    return rows, np.array(truth)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
 
 
 def search_against_sampling(run: Run, state: TrainState, how: Search) -> dict[str, float]:
@@ -320,68 +217,35 @@ def _majority(lab: Lab, rows: Sequence[Row]) -> float:
     return max(votes.values(), key=len)[0]
 
 
-# ---------------------------------------------------------------------------- the start
-def value_start(model: hub.LoadedModel, seed: int) -> Params:
-    """The policy's start with a value head, after updates on labelled solutions."""
-    solutions = VALUE_WARM["solutions"]
-    objective = dataclasses.replace(
-        rest_mcts(**RECIPE).objectives[0],
-        optimizer=bind(adamw, learning_rate=VALUE_WARM["learning_rate"]),
-        minibatch=Minibatch(),
-        epochs=1,
-    )
-    recipe = Recipe(
-        "value-start",
-        bind(_labelled, solutions=solutions),
-        (objective,),
-        params=(ParamSet("policy"), ParamSet("value", init=bind(with_value_head))),
-        sizes=bind(_labelled_sizes, solutions=solutions),
-    )
-    prompt, steps = RUN["prompt_tokens"], VALUE_WARM["steps"]
-    state = rounds(recipe, model, prompt_tokens=prompt, steps=steps, seed=seed)
-    return state.params["value"]
-
-
-def _labelled(lab: Lab, state: TrainState, memory: Any, *, solutions: int) -> dict[str, list[Row]]:
-    del state, memory
-    generator, known = lab.generator("examples"), problems()[0]
-    chosen = [known[int(n)] for n in generator.integers(TRAIN, size=solutions)]
-    rows, truth = labelled(lab.tokenizer, chosen, generator)
-    probes = [
-        dataclasses.replace(
-            probe_row(row), uid=row_uid(lab.round_index, 0, n, 0), numbers={"value": float(value)}
-        )
-        for n, (row, value) in enumerate(zip(rows, truth, strict=True))
-    ]
-    return {"value": probes}
-
-
-def _labelled_sizes(
-    rollout: RolloutConfig, prompt_tokens: int, tokenizer: Any, *, solutions: int
-) -> Sizes:
-    """One prefix tree for each solution."""
-    del rollout, tokenizer
-    length = prompt_tokens + WARM["answer_tokens"]
-    size = Size(solutions * DIGITS, answer=1, group=DIGITS, slots=length + DIGITS)
-    return Sizes(length, {"value": size})
-
-
 # ---------------------------------------------------------------------------- runs
 def run_seed(
-    seed: int, *, settings: Mapping[str, Any] = RUN, recipe: Recipe | None = None
+    seed: int,
+    *,
+    settings: Mapping[str, Any] = RUN,
+    recipe: Recipe | None = None,
+    value_warm: Mapping[str, Any] = VALUE_WARM,
+    kept_labels: int = 0,
 ) -> list[dict[str, Any]]:
-    """The recipe, and the same with verdicts by coin, from the same start."""
-    model = warm_start(hub.load("toy"), bind(example), seed=seed, **WARM)
-    values = value_start(model, seed)
+    """The recipe, and the same with verdicts by coin, from the same start.
+
+    kept_labels: labelled solutions per round that the value model goes on learning from.
+    """
     recipe = recipe or rest_mcts(**RECIPE)
+    model = policy_start(hub.load("toy"), seed)
+    values = value_start(model, recipe.objectives[0], seed, **value_warm)
+    how: Search = dict(recipe.collect.options)["how"]
+    if kept_labels:
+        recipe = keeping_labels(recipe, kept_labels)
     return [
-        run_arm(arm, recipe, {**settings, **ARMS[arm]}, seed, start=(model, values)) for arm in ARMS
+        run_arm(arm, recipe, how, {**settings, **ARMS[arm]}, seed, start=(model, values))
+        for arm in ARMS
     ]
 
 
 def run_arm(
     arm: str,
     recipe: Recipe,
+    how: Search,
     settings: Mapping[str, Any],
     seed: int,
     *,
@@ -392,7 +256,6 @@ def run_arm(
     options = RunOptions(model="toy", seed=seed, eval_problems=0, **settings)
     run = build_run(recipe, options, model=model)
     run = dataclasses.replace(run, bench=dataclasses.replace(run.bench, source=source(seed)))
-    how: Search = dict(run.recipe.collect.options)["how"]
     own = jax.tree.map(jnp.copy, values)  # an update takes its buffers
     state = dataclasses.replace(run.state, params={**run.state.params, "value": own})
     prefixes = searched_prefixes(run, state, how)

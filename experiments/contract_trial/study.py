@@ -87,8 +87,8 @@ def repeated(
         found = differences(runs)
         return {part: lower_bound(values, level=level) > above for part, values in found.items()}
 
-    more = {"claim": claim, "target": target, "verdict": verdict, "tried": (), "seeds": MORE_SEEDS}
-    return dataclasses.replace(first, name=f"{first.name}_repeated", **{**more, **changes})
+    more = {"name": f"{first.name}_repeated", "tried": (), "seeds": MORE_SEEDS, **changes}
+    return dataclasses.replace(first, claim=claim, target=target, verdict=verdict, **more)
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
