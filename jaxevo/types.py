@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -54,6 +54,7 @@ from jaxevo.bound import Bound as Bound
 from jaxevo.bound import bind as bind
 
 Array: TypeAlias = jax.Array | np.ndarray
+Registered = TypeVar("Registered", bound=type)
 Params: TypeAlias = Any  # nested dict of arrays
 Source = Literal["prompt", "policy", "tool", "injected", "forced", "probe"]
 Counters: TypeAlias = "Mapping[str, int]"
@@ -198,12 +199,28 @@ def _ids(segments: Sequence[Segment]) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------- device arrays
-def register(cls: type) -> type:
+def register(cls: Registered) -> Registered:
     """Makes a dataclass a JAX pytree; fields marked `metadata={"static": True}` are not traced."""
     fields = dataclasses.fields(cls)
     static = [f.name for f in fields if f.metadata.get("static")]
     data = [f.name for f in fields if f.name not in static]
     return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Answers as drawn: ids, log-prob at the sampling temperature before truncation, entropy in
+    nats, log of the kept mass (0 where nothing was cut), all [N, R]; `length_N` tokens are real.
+    `finish_N` indexes `sampling.drawing.FINISH`.
+    """
+
+    ids_NR: Array
+    logp_NR: Array
+    entropy_NR: Array
+    log_kept_NR: Array
+    length_N: Array
+    finish_N: Array
 
 
 @register

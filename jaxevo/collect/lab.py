@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from jaxevo.types import (
     Objective,
     Params,
     Row,
+    Samples,
     Segment,
     Source,
     Task,
@@ -33,17 +34,6 @@ from jaxevo.types import (
     Verdict,
     row_uid,
 )
-
-
-class SamplesLike(Protocol):
-    """What a sampler returns: arrays [N, R] and [N]."""
-
-    ids_NR: Any
-    logp_NR: Any
-    entropy_NR: Any
-    log_kept_NR: Any
-    length_N: Any
-    finish_N: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +90,7 @@ class Lab:
         config: RolloutConfig,
         source: TaskSource,
         tokenizer: Any,
-        sample_fn: Callable[..., SamplesLike],
+        sample_fn: Callable[..., Samples],
         key: Array,
         finish_names: Sequence[str],
         sets: Mapping[str, Params],
@@ -246,7 +236,7 @@ class Lab:
         """Frees the sampler's copies of weights; a later `sample` would publish them anew."""
         self._published.clear()
 
-    def _grow_row(self, row: Row, out: SamplesLike, n: int) -> Row:
+    def _grow_row(self, row: Row, out: Samples, n: int) -> Row:
         length = int(out.length_N[n])
         cut = self.config.sampling.truncates
         segment = Segment(

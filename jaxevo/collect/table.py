@@ -97,7 +97,7 @@ def tabulate(
         role_N=np.array([roles.index(row.role) for row in rows], np.int32),
         uid_N2=uid_words([row.uid for row in rows]),
         real_N=np.ones(len(rows), bool),
-        temperature=np.float32(temperatures.pop()),
+        temperature=np.asarray(temperatures.pop(), np.float32),
         present=present,
     )
     return Table(batch, prompts, rows)

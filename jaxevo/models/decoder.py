@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,13 +23,24 @@ import numpy as np
 from jaxevo.models.table import DecoderConfig, RopeScaling, Weight, map_table
 from jaxevo.types import Array, Params
 
-__all__ = ["DecoderConfig", "RopeScaling", "apply", "init_cache", "init_params", "unembed"]
+__all__ = [
+    "DecoderConfig",
+    "RopeScaling",
+    "apply",
+    "decode",
+    "init_cache",
+    "init_params",
+    "split_layers",
+    "unembed",
+]
 
 # Finite, so that a slot that sees nothing averages over all slots instead of becoming NaN; below
 # any score by so much that exp() of the difference is exactly 0 in float32.
 UNSEEN = -1e30
 
-Cache = dict[str, jax.Array]
+# Of each layer: keys "k" and values "v" [rows, kv_heads, C, head_dim]. Heads stand before slots, as
+# the products over slots want them: no step moves old keys.
+Cache = tuple[dict[str, jax.Array], ...]
 
 
 def apply(
@@ -52,6 +64,7 @@ def apply(
       mask_BSC: bool, query slot s sees key slot c. C = S without a cache, else its capacity.
         What stands in slots that nobody sees changes neither value nor gradient elsewhere.
       cache: keys and values of earlier slots, from `init_cache`. Donate it to be updated in place.
+        With a cache the layers are unrolled; weights from `split_layers` are then read in place.
       slot: cache slot of the first new key, the same for all rows; may be traced.
       remat: recompute layers in the backward pass: memory for one layer, about a third more time.
 
@@ -62,26 +75,129 @@ def apply(
     References: arXiv:2104.09864 (rotary positions), arXiv:2305.13245 (grouped-query attention),
       arXiv:2002.05202 (SwiGLU), arXiv:1910.07467 (RMSNorm).
     """
-    x_BSD = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
+
+    if cache is None:
+        return _trunk(config, params, ids_BS, positions_BS, mask_BSC, remat=remat), None
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
+        kept = _written(cache[index], k, v, slot)
+        return _attend(q, kept["k"], kept["v"], mask_BSC), kept
+
+    return _unrolled(config, params, ids_BS, positions_BS, attend)
+
+
+def decode(
+    config: DecoderConfig,
+    params: Params,
+    ids_N: Array,
+    positions_N: Array,
+    prefix: Cache,
+    seen_QC: Array,
+    own: Cache,
+    seen_NR: Array,
+    slot: Array,
+) -> tuple[jax.Array, Cache]:
+    """Final hidden states of one new token of each row; b rows in a block share their prefix.
+
+    Args:
+      config, params: as of `apply`.
+      ids_N, positions_N: the tokens and their rotary positions; N = Q b, block by block.
+      prefix: keys and values of Q prefixes, C slots, read only.
+      seen_QC: bool, which slots of its prefix a block sees.
+      own: keys and values of what each row has added, R slots.
+      seen_NR: bool, which of its own slots a row sees, the new one included.
+      slot: where the new token's keys and values are written, the same for all rows.
+
+    Returns:
+      hidden_ND, and `own` with that slot written.
+    """
+    kv_heads, head_dim = config.kv_heads, config.head_dim
+    N, Q = ids_N.shape[0], seen_QC.shape[0]
+
+    def by_block(x: jax.Array) -> jax.Array:
+        """[N, kv_heads, m, ...] -> [Q, kv_heads, b m, ...]."""
+        x = x.reshape(Q, N // Q, *x.shape[1:]).swapaxes(1, 2)
+        return x.reshape(Q, kv_heads, -1, x.shape[-1])
+
+    def by_row(x: jax.Array) -> jax.Array:
+        """The inverse of `by_block`."""
+        x = x.reshape(Q, kv_heads, N // Q, -1, x.shape[-1]).swapaxes(1, 2)
+        return x.reshape(N, kv_heads, -1, x.shape[-1])
+
+    def scores(q: jax.Array, k: jax.Array, seen: Array) -> jax.Array:
+        product = jnp.einsum("nkmh,nkch->nkmc", q, k, preferred_element_type=jnp.float32)
+        return jnp.where(seen[:, None, None], product * head_dim**-0.5, UNSEEN)
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
+        kept, before = _written(own[index], k, v, slot), prefix[index]
+        q = q.reshape(N, kv_heads, -1, head_dim)
+        # All queries of a block against its prefix are one product.
+        on_prefix = by_row(scores(by_block(q), before["k"], seen_QC))
+        on_own = scores(q, kept["k"], seen_NR)
+        weights = jax.nn.softmax(jnp.concatenate((on_prefix, on_own), -1), -1).astype(q.dtype)
+        on_prefix, on_own = jnp.split(weights, (on_prefix.shape[-1],), axis=-1)
+        mixed = by_row(jnp.einsum("nkmc,nkch->nkmh", by_block(on_prefix), before["v"]))
+        mixed = mixed + jnp.einsum("nkmc,nkch->nkmh", on_own, kept["v"])
+        return mixed.reshape(N, 1, -1), kept
+
+    hidden_N1D, own = _unrolled(config, params, ids_N[:, None], positions_N[:, None], attend)
+    return hidden_N1D[:, 0], own
+
+
+def _trunk(
+    config: DecoderConfig,
+    params: Params,
+    ids_BS: Array,
+    positions_BS: Array,
+    mask_BSC: Array,
+    *,
+    remat: bool,
+) -> jax.Array:
+    """All layers as one scan, over slots that are all there."""
     rotation = rotary(config, positions_BS)
 
-    def layer(carry: tuple[jax.Array, Cache | None], scanned: tuple[Any, jax.Array]) -> Any:
-        x, kept = carry
-        weights, index = scanned
-        normed = rms_norm(x, weights["attn_norm"], config.norm_eps)
-        q, k, v = _project(config, weights, normed, rotation)
-        if kept is not None:
-            kept = {"k": _write(kept["k"], k, index, slot), "v": _write(kept["v"], v, index, slot)}
-            k, v = kept["k"][index], kept["v"][index]
-        x = x + _attend(q, k, v, mask_BSC) @ weights["o"]
-        normed = rms_norm(x, weights["ffn_norm"], config.norm_eps)
-        x = x + swiglu(normed, weights["gate"], weights["up"], weights["down"])
-        return (x, kept), None
+    def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+        q, k, v = _project(config, weights, x, rotation)
+        return _after(config, weights, x, _attend(q, k, v, mask_BSC)), None
 
-    body = jax.checkpoint(layer) if remat else layer
-    scanned = (params["layers"], jnp.arange(config.layers))
-    (x_BSD, cache), _ = jax.lax.scan(body, (x_BSD, cache), scanned)
-    return rms_norm(x_BSD, params["final_norm"], config.norm_eps), cache
+    x_BSD = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
+    x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, params["layers"])
+    return rms_norm(x_BSD, params["final_norm"], config.norm_eps)
+
+
+def _unrolled(
+    config: DecoderConfig,
+    params: Params,
+    ids_BS: Array,
+    positions_BS: Array,
+    attend: Callable[..., tuple[jax.Array, Any]],
+) -> tuple[jax.Array, Cache]:
+    """Layer after layer, `attend(q, k, v, index) -> (mixed, cache of the layer)`."""
+    rotation, caches = rotary(config, positions_BS), []
+    x = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
+    for index in range(config.layers):
+        weights = _layer(params["layers"], index)
+        mixed, kept = attend(*_project(config, weights, x, rotation), index)
+        x = _after(config, weights, x, mixed)
+        caches.append(kept)
+    return rms_norm(x, params["final_norm"], config.norm_eps), tuple(caches)
+
+
+def _layer(layers: Any, index: int) -> Params:
+    return layers[index] if isinstance(layers, tuple) else jax.tree.map(lambda w: w[index], layers)
+
+
+def _after(config: DecoderConfig, weights: Params, x: jax.Array, mixed: jax.Array) -> jax.Array:
+    """What follows attention in a layer."""
+    x = x + mixed @ weights["o"]
+    normed = rms_norm(x, weights["ffn_norm"], config.norm_eps)
+    return x + swiglu(normed, weights["gate"], weights["up"], weights["down"])
+
+
+@jax.jit
+def split_layers(layers: Params) -> tuple[Params, ...]:
+    """`params["layers"]` as a tuple, from which `apply` and `decode` read without copies."""
+    return tuple(_layer(layers, i) for i in range(len(jax.tree.leaves(layers)[0])))
 
 
 def unembed(config: DecoderConfig, params: Params) -> jax.Array:
@@ -103,12 +219,9 @@ def init_params(key: jax.Array, config: DecoderConfig, dtype: Any = jnp.float32)
 
 
 def init_cache(config: DecoderConfig, rows: int, capacity: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache: k and v of shape [layers, rows, kv_heads, capacity, head_dim].
-
-    Heads stand before slots, as the products over slots want them: no step moves old keys.
-    """
-    shape = (config.layers, rows, config.kv_heads, capacity, config.head_dim)
-    return {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+    """An empty cache."""
+    shape = (rows, config.kv_heads, capacity, config.head_dim)
+    return tuple({name: jnp.zeros(shape, dtype) for name in "kv"} for _ in range(config.layers))
 
 
 def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
@@ -174,17 +287,24 @@ def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def _project(config: DecoderConfig, weights: Params, x_BSD: jax.Array, rotation: Any) -> Any:
+    """q [B, S, heads, head_dim], k and v [B, kv_heads, S, head_dim] of a layer's input."""
     rows, slots, _ = x_BSD.shape
+    x_BSD = rms_norm(x_BSD, weights["attn_norm"], config.norm_eps)
     q = (x_BSD @ weights["q"]).reshape(rows, slots, config.heads, config.head_dim)
     k = (x_BSD @ weights["k"]).reshape(rows, slots, config.kv_heads, config.head_dim)
     v = (x_BSD @ weights["v"]).reshape(rows, slots, config.kv_heads, config.head_dim)
     return _rotate(q, rotation), _rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
 
 
-def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, slot: Array | int) -> jax.Array:
-    zero = jnp.zeros((), jnp.int32)
-    start = (layer, zero, zero, jnp.asarray(slot, jnp.int32), zero)
-    return jax.lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), start)
+def _written(
+    kept: dict[str, jax.Array], k: jax.Array, v: jax.Array, slot: Array | int
+) -> dict[str, jax.Array]:
+    """The cache of a layer with new keys and values from `slot` on."""
+
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
+
+    return {"k": write(kept["k"], k), "v": write(kept["v"], v)}
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Array:

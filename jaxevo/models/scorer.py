@@ -61,7 +61,7 @@ def score(
     shape = text.mask_NA.shape
     logp_NA = entropy_NA = None
     if "logp" in read or "entropy" in read:
-        targets_M = text.ids_NA.reshape(-1)
+        targets_M = jnp.asarray(text.ids_NA).reshape(-1)
         out = fused_logprob(hidden_MD, head_DV, targets_M, temperature=temperature)
         logp_NA, entropy_NA = out.logp_M.reshape(shape), out.entropy_M.reshape(shape)
     keep = "hidden" in read

@@ -17,7 +17,8 @@ from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.options import RunOptions
-from jaxevo.sampling.sampler import FINISH, Sampler, publish
+from jaxevo.sampling.drawing import FINISH
+from jaxevo.sampling.sampler import Sampler, publish
 from jaxevo.sampling.stops import stop_table
 from jaxevo.state import initial_state
 from jaxevo.tasks import load_task

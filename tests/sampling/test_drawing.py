@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxevo.keys import row_keys, uid_words
-from jaxevo.sampling.sampler import Sampling, draw_token
+from jaxevo.sampling.drawing import draw_token
+from jaxevo.sampling.sampler import Sampling
 from jaxevo.sampling.stops import MATCHED, stop_table
 from jaxevo.sampling.truncation import kept_mask
 from jaxevo.types import row_uid

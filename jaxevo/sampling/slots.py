@@ -1,0 +1,194 @@
+"""The device half of sampling: slots for rows in the making, and the three programs that move them.
+
+Rows stand in blocks of b that share a prompt, whose keys and values are kept once per block. What
+rows add is kept in rings of R places, one per row, all written at the same place in the same step:
+a row that came later just sees fewer of them. So a step writes one plain slice, and a row that has
+ended can make room for another at any time.
+
+    start     prompts -> a slot for each of their rows, the first token drawn
+    decode    up to T more tokens for every row, in place
+    arrange   chosen blocks and rows of old and new slots, in rings of another size
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.models import decoder
+from jaxevo.sampling.drawing import Ends, Rows, Tokens, draw, no_tokens
+from jaxevo.types import Array, Params, register
+
+CHUNK = 512  # of a longer prompt, so many tokens pass through the model at a time
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """Q blocks of b rows, N = Q b.
+
+    prefix: the prompts' keys and values, C slots of each block. prefix_length_Q: tokens of each.
+    own: the rings, R places of each row. place: of the ring, written next.
+    """
+
+    rows: Rows
+    prefix: decoder.Cache
+    prefix_length_Q: Array
+    own: decoder.Cache
+    place: Array
+
+    @property
+    def ring(self) -> int:
+        """R."""
+        return self.own[0]["k"].shape[2]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "ring", "truncates", "greedy"))
+def start(
+    params: Params,
+    prompt_PC: Array,
+    length_P: Array,
+    prompt_Q: Array,
+    rows: Rows,
+    ends: Ends,
+    *,
+    config: decoder.DecoderConfig,
+    ring: int,
+    truncates: bool,
+    greedy: bool,
+) -> tuple[Slots, Tokens]:
+    """Slots for Q blocks of rows, and the first token of each.
+
+    Args:
+      params, config: the model.
+      prompt_PC, length_P: right-padded prompts; C is a multiple of `CHUNK` or at most as large.
+      prompt_Q: the prompt of each block.
+      rows: N = Q b, nothing drawn.
+      ends: of all answers.
+      ring: R, at least the most tokens of an answer less one.
+      truncates, greedy: whether any row cuts tokens, or has temperature 0.
+    """
+    P, C = prompt_PC.shape
+    N, Q = rows.length_N.shape[0], prompt_Q.shape[0]
+    dtype = params["embed"].dtype
+    chunk = min(C, CHUNK)
+    slots_C = jnp.arange(C)
+    in_prompt_PC = slots_C < length_P[:, None]
+
+    def part(cache: decoder.Cache, first: Array) -> tuple[decoder.Cache, Array]:
+        at = first + jnp.arange(chunk)
+        mask_PSC = (slots_C <= at[:, None]) & in_prompt_PC[:, None]
+        ids_PS = jax.lax.dynamic_slice_in_dim(prompt_PC, first, chunk, axis=1)
+        positions_PS = jnp.broadcast_to(at, (P, chunk))
+        hidden_PSD, grown = decoder.apply(
+            config, params, ids_PS, positions_PS, mask_PSC, cache=cache, slot=first
+        )
+        assert grown is not None
+        last_P = jnp.clip(length_P - 1 - first, 0, chunk - 1)
+        return grown, hidden_PSD[jnp.arange(P), last_P]
+
+    empty = decoder.init_cache(config, P, C, dtype)
+    cache, hidden_JPD = jax.lax.scan(part, empty, jnp.arange(0, C, chunk))
+    hidden_PD = hidden_JPD[(length_P - 1) // chunk, jnp.arange(P)]
+    logits_PV = _logits(config, params, hidden_PD)
+    rows, tokens = draw(
+        logits_PV[jnp.repeat(prompt_Q, N // Q)], rows, ends, truncates=truncates, greedy=greedy
+    )
+    prefix = jax.tree.map(lambda x: x[prompt_Q], cache)
+    own = decoder.init_cache(config, N, ring, dtype)
+    return Slots(rows, prefix, length_P[prompt_Q], own, jnp.int32(0)), tokens
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "steps", "truncates", "greedy"), donate_argnames="slots"
+)
+def decode(
+    params: Params,
+    slots: Slots,
+    ends: Ends,
+    *,
+    config: decoder.DecoderConfig,
+    steps: int,
+    truncates: bool,
+    greedy: bool,
+) -> tuple[Slots, Tokens]:
+    """Up to `steps` more tokens for every live row; stops when none is left."""
+    prefix, seen_QC = slots.prefix, _before(slots.prefix[0]["k"].shape[2], slots.prefix_length_Q)
+    ring_R = jnp.arange(slots.ring)
+
+    def unfinished(carry: tuple) -> Array:
+        step, rows, _, _, _ = carry
+        return (step < steps) & rows.live_N.any()
+
+    def advance(carry: tuple) -> tuple:
+        step, rows, own, place, drawn = carry
+        age_R = (place - ring_R) % slots.ring  # 0 is the token that goes in now
+        hidden_ND, own = decoder.decode(
+            config,
+            params,
+            rows.last_N,
+            rows.length_N + rows.drawn_N - 1,
+            prefix,
+            seen_QC,
+            own,
+            age_R < rows.drawn_N[:, None],
+            place,
+        )
+        rows, tokens = draw(
+            _logits(config, params, hidden_ND), rows, ends, truncates=truncates, greedy=greedy
+        )
+        drawn = jax.tree.map(lambda x_TN, x_N: x_TN.at[step].set(x_N), drawn, tokens)
+        return step + 1, rows, own, (place + 1) % slots.ring, drawn
+
+    empty = no_tokens(steps, slots.rows.length_N.shape[0])
+    first = (jnp.int32(0), slots.rows, slots.own, slots.place, empty)
+    _, rows, own, place, drawn = jax.lax.while_loop(unfinished, advance, first)
+    return dataclasses.replace(slots, rows=rows, own=own, place=place), drawn
+
+
+@functools.partial(jax.jit, static_argnames=("ring",))
+def arrange(
+    parts: Sequence[Slots], take_Q: Array, take_N: Array, used_N: Array, *, ring: int
+) -> Slots:
+    """The chosen blocks and rows of all parts one after the other.
+
+    Args:
+      parts: slots; all but the first are new, with nothing in their rings.
+      take_Q, take_N: which blocks, and which rows for the places in them.
+      used_N: False where a place stays empty.
+      ring: R of the result, at least that of the first part, which the others share.
+    """
+    old, first = parts[0].ring, parts[0].place
+
+    def chosen(take: Array, *xs: Array) -> Array:
+        return jnp.concatenate(xs)[take]
+
+    def unrolled(x: Array) -> Array:
+        """Oldest first, and room behind."""
+        if ring == old:
+            return x
+        x = jnp.take(x, (first + jnp.arange(old)) % old, axis=2)
+        return jnp.pad(x, ((0, 0), (0, 0), (0, ring - old), (0, 0)))
+
+    rows = jax.tree.map(functools.partial(chosen, take_N), *(part.rows for part in parts))
+    own = jax.tree.map(lambda *xs: unrolled(chosen(take_N, *xs)), *(part.own for part in parts))
+    return Slots(
+        rows=dataclasses.replace(rows, live_N=rows.live_N & used_N),
+        prefix=jax.tree.map(functools.partial(chosen, take_Q), *(part.prefix for part in parts)),
+        prefix_length_Q=jnp.concatenate([part.prefix_length_Q for part in parts])[take_Q],
+        own=own,
+        place=first if ring == old else jnp.int32(old),
+    )
+
+
+def _before(count: int, length_Q: Array) -> Array:
+    return jnp.arange(count) < length_Q[:, None]
+
+
+def _logits(config: decoder.DecoderConfig, params: Params, hidden_ND: Array) -> Array:
+    head_DV = decoder.unembed(config, params)
+    return jnp.dot(hidden_ND, head_DV, preferred_element_type=jnp.float32)

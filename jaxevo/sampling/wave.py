@@ -1,0 +1,297 @@
+"""The host half of sampling: slots that are refilled and regrouped as rows come and go.
+
+Equal prompts are read once. Between two calls of the decode program rows that have ended leave,
+waiting ones move in where the cache has room, and what is left moves together: into fewer blocks,
+and rings that grow with the answers. No choice made here changes a token (`sampling.drawing`).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxevo.keys import row_keys, uid_words
+from jaxevo.models import decoder
+from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
+from jaxevo.sampling.slots import CHUNK, Slots, arrange, decode, start
+from jaxevo.types import Array, Params, Samples
+
+CALL = 8  # steps of one call of the decode program, where answers are longer than SHORT
+SHORT = 17  # tokens of answers that are decoded in one call
+RING = 32  # places of the first ring of longer answers
+PREFILL = 4096  # prompt tokens, padding included, that pass through the model at a time
+LEAST_PROMPT = 128  # slots; shorter prompts are not worth programs of their own
+
+
+# ---------------------------------------------------------------------------- sizes
+def padded_count(count: int) -> int:
+    """The least 2ⁿ or 3·2ⁿ that is not below `count`."""
+    power = 1 << (count - 1).bit_length()
+    return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
+
+
+def prompt_bucket(longest: int, slots: int) -> int:
+    """Slots for prompts of up to `longest` tokens: 2ⁿ, at least 128, or all `slots` if fewer; of
+    more than `CHUNK` always a multiple of that."""
+    bucket = min(max(LEAST_PROMPT, 1 << (longest - 1).bit_length()), slots)
+    return bucket if bucket <= CHUNK else -(-bucket // CHUNK) * CHUNK
+
+
+def block_rows(samples: int) -> int:
+    """Rows of a block: the most, up to 4, of which blocks for `samples` rows waste no sixth."""
+    return next(b for b in (4, 3, 2, 1) if b <= samples and 5 * -(-samples // b) * b <= 6 * samples)
+
+
+def _blocks_for(count: int, now: int) -> int:
+    """Places for `count` blocks where there are `now`: as many, a half or quarter, or more."""
+    if count > now:
+        return padded_count(count)
+    while now >= 2 * count and now > 1:
+        now = -(-now // 2)
+    return now
+
+
+# ---------------------------------------------------------------------------- one call
+@dataclasses.dataclass
+class _Block:
+    """Requests of one prompt that stand together, and the block and rows that they come from."""
+
+    prompt: int
+    requests: list[int]
+    source: int = -1
+    places: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What is asked of a sampler at once; row n = prompt * samples + sample.
+
+    config, params: the model. prompts: token ids. key: of the run. uids: names of the N rows.
+    new_tokens: most of any answer, by which programs are made. limit_N: most tokens of each.
+    sampling: of each row. ends: what ends an answer. prompt_slots: of the longest prompt that may
+    ever come. cache_bytes: most bytes of keys and values at a time.
+    """
+
+    config: decoder.DecoderConfig
+    params: Params
+    prompts: Sequence[np.ndarray]
+    key: Array
+    uids: Sequence[int]
+    samples: int
+    new_tokens: int
+    limit_N: np.ndarray
+    sampling: Sequence[Sampling]
+    ends: Ends
+    prompt_slots: int
+    cache_bytes: int
+
+
+class Wave:
+    """All rows of one call, from the first prompt to the last token."""
+
+    def __init__(self, call: Call):
+        self.call = call
+        self.ways: dict[str, Any] = {
+            "config": call.config,
+            "truncates": any(s.truncates for s in call.sampling),
+            "greedy": any(s.temperature == 0 for s in call.sampling),
+        }
+        self.steps = call.new_tokens - 1 if call.new_tokens <= SHORT else CALL
+        self.b = block_rows(call.samples)
+        self.prompt_slots = prompt_bucket(max(map(len, call.prompts)), call.prompt_slots)
+        self.most_blocks = self._most_blocks()
+
+        numbers: dict[bytes, int] = {}
+        self.prompts: list[np.ndarray] = []  # each once
+        members: list[list[int]] = []
+        for p, ids in enumerate(call.prompts):
+            number = numbers.setdefault(ids.tobytes(), len(self.prompts))
+            if number == len(self.prompts):
+                self.prompts.append(ids)
+                members.append([])
+            rows = range(p * call.samples, (p + 1) * call.samples)
+            members[number] += [n for n in rows if call.limit_N[n] > 0]
+        self.waiting = collections.deque(
+            block for number, rows in enumerate(members) for block in self._blocks(number, rows)
+        )
+        N, R = len(call.limit_N), call.new_tokens
+        self.out = Samples(
+            ids_NR=np.zeros((N, R), np.int32),
+            logp_NR=np.zeros((N, R), np.float32),
+            entropy_NR=np.zeros((N, R), np.float32),
+            log_kept_NR=np.zeros((N, R), np.float32),
+            length_N=np.zeros(N, np.int32),
+            finish_N=np.zeros(N, np.int32),
+        )
+
+    def _most_blocks(self) -> int:
+        """How many fit into the cache, of the numbers that programs are made for."""
+        config, itemsize = self.call.config, self.call.params["embed"].dtype.itemsize
+        per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
+        slots = self.prompt_slots + self.b * max(self.call.new_tokens - 1, 1)
+        fitting = max(self.call.cache_bytes // (per_slot * slots), 1)
+        return next(n for n in range(fitting, 0, -1) if padded_count(n) == n)
+
+    def run(self) -> Samples:
+        """Draws everything that was asked for."""
+        slots: Slots | None = None
+        blocks: list[_Block] = []
+        while self.waiting or self._live(blocks):
+            now, blocks = self._arranged(slots if self._live(blocks) else None, blocks)
+            if self._live(blocks):
+                now, tokens = decode(
+                    self.call.params, now, self.call.ends, steps=self.steps, **self.ways
+                )
+                self._note(now.rows, blocks, tokens)
+            slots = now
+        return self.out
+
+    # ------------------------------------------------------------------------ arrangement
+    def _arranged(self, slots: Slots | None, blocks: list[_Block]) -> tuple[Slots, list[_Block]]:
+        """Rows that have ended leave, waiting ones move in, where either is worth the move."""
+        live = list(self._regrouped(blocks))
+        new = self._admitted(len(live))
+        ring = self._ring(live, 0 if slots is None else slots.ring)
+        started = list(self._started(new, ring if slots is None else slots.ring))
+        if slots is None:
+            if len(started) == 1:
+                return started[0]
+            wanted = padded_count(len(new))
+        else:
+            now = len(slots.prefix_length_Q)
+            wanted = _blocks_for(len(live) + len(new), now)
+            if not new and (wanted, ring) == (now, slots.ring):
+                return slots, blocks
+        parts = [] if slots is None else [slots]
+        for part, part_blocks in started:
+            first = sum(len(before.prefix_length_Q) for before in parts)
+            parts.append(part)
+            for q, block in enumerate(part_blocks, first):
+                block.source = q
+                block.places = [q * self.b + i for i in range(len(block.requests))]
+        return self._moved(parts, [*live, *new], wanted, ring), [*live, *new]
+
+    def _moved(
+        self, parts: Sequence[Slots], blocks: Sequence[_Block], wanted: int, ring: int
+    ) -> Slots:
+        """Blocks side by side, each from where it stood in the parts."""
+        take_Q, take_N = np.zeros(wanted, np.int32), np.zeros(wanted * self.b, np.int32)
+        used_N = np.zeros(wanted * self.b, bool)
+        for q, block in enumerate(blocks):
+            take_Q[q] = block.source
+            at = q * self.b + np.arange(len(block.places))
+            take_N[at], used_N[at] = block.places, True
+        return arrange(tuple(parts), *jax.device_put((take_Q, take_N, used_N)), ring=ring)
+
+    def _admitted(self, live: int) -> list[_Block]:
+        """Blocks that move in beside `live` ones: none, or a quarter of the places and more."""
+        room = min(self.most_blocks - live, len(self.waiting))
+        if live and 4 * room < min(self.most_blocks, len(self.waiting)):
+            return []
+        return [self.waiting.popleft() for _ in range(room)]
+
+    def _blocks(self, prompt: int, requests: Sequence[int]) -> Iterator[_Block]:
+        for first in range(0, len(requests), self.b):
+            yield _Block(prompt, list(requests[first : first + self.b]))
+
+    def _regrouped(self, blocks: Sequence[_Block]) -> Iterator[_Block]:
+        """The rows that go on, in as few blocks as their prompts need."""
+        found: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        for q, block in enumerate(blocks):
+            going = [(n, q * self.b + i) for i, n in enumerate(block.requests) if not self._done(n)]
+            if going:
+                found.setdefault(block.prompt, (q, []))[1].extend(going)
+        for prompt, (source, rows) in found.items():
+            for first in range(0, len(rows), self.b):
+                requests, places = zip(*rows[first : first + self.b], strict=True)
+                yield _Block(prompt, list(requests), source, list(places))
+
+    def _ring(self, live: Sequence[_Block], now: int) -> int:
+        """Places that the next call needs, of a ladder of doubles up to the longest answer."""
+        most = max(self.call.new_tokens - 1, 1)
+        if self.call.new_tokens <= SHORT:
+            return most
+        drawn = [int(self.out.length_N[n]) for block in live for n in block.requests]
+        need = max([drawn_n + self.steps for drawn_n in drawn], default=0)
+        size = max(now, RING)
+        while size < need:
+            size *= 2
+        return min(size, most)
+
+    def _started(self, blocks: Sequence[_Block], ring: int) -> Iterator[tuple[Slots, list[_Block]]]:
+        """New blocks after their prompts have been read, a few prompts at a time."""
+        chunk = max(PREFILL // self.prompt_slots, 1)
+        rest = list(blocks)
+        while rest:
+            numbers: dict[int, int] = {}
+            taken: list[_Block] = []
+            while rest and (rest[0].prompt in numbers or len(numbers) < chunk):
+                block = rest.pop(0)
+                numbers.setdefault(block.prompt, len(numbers))
+                taken.append(block)
+            yield self._start(taken, numbers, ring), taken
+
+    def _start(self, blocks: Sequence[_Block], numbers: dict[int, int], ring: int) -> Slots:
+        P, Q = padded_count(len(numbers)), padded_count(len(blocks))
+        prompt_PC, length_P = np.zeros((P, self.prompt_slots), np.int32), np.ones(P, np.int32)
+        for number, p in numbers.items():
+            ids = self.prompts[number]
+            prompt_PC[p, : len(ids)], length_P[p] = ids, len(ids)
+        prompt_Q = np.zeros(Q, np.int32)
+        request_N = np.full(Q * self.b, -1)
+        for q, block in enumerate(blocks):
+            prompt_Q[q] = numbers[block.prompt]
+            request_N[q * self.b : q * self.b + len(block.requests)] = block.requests
+        real_N = request_N >= 0
+        asked = [self.call.sampling[n] for n in request_N]
+        uid_N2 = uid_words([self.call.uids[n] if n >= 0 else 0 for n in request_N])
+        none_N = np.zeros(len(request_N), np.int32)
+        whole = self.call.config.vocab_size
+        rows = Rows(
+            key_N=row_keys(self.call.key, jax.device_put(uid_N2)),
+            length_N=np.repeat(length_P[prompt_Q], self.b),
+            limit_N=np.where(real_N, self.call.limit_N[request_N], 0).astype(np.int32),
+            temperature_N=np.array([s.temperature for s in asked], np.float32),
+            top_k_N=np.array([s.top_k or whole for s in asked], np.int32),
+            top_p_N=np.array([s.top_p for s in asked], np.float32),
+            min_p_N=np.array([s.min_p for s in asked], np.float32),
+            drawn_N=none_N,
+            last_N=none_N,
+            stop_N=none_N,
+            live_N=real_N,
+            finish_N=none_N,
+        )
+        placed = jax.device_put((prompt_PC, length_P, prompt_Q, rows))
+        slots, tokens = start(self.call.params, *placed, self.call.ends, ring=ring, **self.ways)
+        self._note(slots.rows, blocks, jax.tree.map(lambda x_N: x_N[None], tokens))
+        return slots
+
+    # ------------------------------------------------------------------------ what was drawn
+    def _live(self, blocks: Sequence[_Block]) -> bool:
+        return any(not self._done(n) for block in blocks for n in block.requests)
+
+    def _done(self, request: int) -> bool:
+        drawn, limit = self.out.length_N[request], self.call.limit_N[request]
+        return bool(self.out.finish_N[request] or drawn >= limit)
+
+    def _note(self, rows: Rows, blocks: Sequence[_Block], tokens: Tokens) -> None:
+        """Writes down the tokens [T, N] of a call."""
+        drawn_N, finish_N, told = jax.device_get((rows.drawn_N, rows.finish_N, tokens))
+        out = self.out
+        for q, block in enumerate(blocks):
+            for i, n in enumerate(block.requests):
+                place, before = q * self.b + i, out.length_N[n]
+                new = int(drawn_N[place]) - before
+                if new <= 0:
+                    continue
+                span = slice(before, before + new)
+                out.ids_NR[n, span] = told.ids[:new, place]
+                out.logp_NR[n, span] = told.logp[:new, place]
+                out.entropy_NR[n, span] = told.entropy[:new, place]
+                out.log_kept_NR[n, span] = told.log_kept[:new, place]
+                out.length_N[n], out.finish_N[n] = before + new, finish_N[place]
