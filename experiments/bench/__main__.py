@@ -8,10 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.bench import cold_start, gpu, round_vs_trl
+from experiments.bench import cold_start, gpu, round_vs_trl, sampler_vs_hf
 from experiments.bench.record import use_cores
 
-BENCHES = {"round-vs-trl": round_vs_trl, "cold-start": cold_start, "gpu": gpu}
+BENCHES = {
+    "round-vs-trl": round_vs_trl,
+    "sampler-vs-hf": sampler_vs_hf,
+    "cold-start": cold_start,
+    "gpu": gpu,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,15 @@ GB = 10**9
 ROUND = {"prompts": 8, "samples": 8, "max_new_tokens": 12, "learning_rate": 5e-6}
 
 
+# The environment of our own processes; nothing compiled is kept.
+OURS: dict[str, str | None] = {
+    "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": None,
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+}
+
+
 def use_cores(count: int) -> None:
     """Keeps this process and its children on the first `count` cores, where the system can."""
     if sys.platform == "linux":
@@ -105,12 +114,9 @@ def ours(
     prompts_only: bool = False,
 ) -> Paced:
     """Rounds of jaxevo in a process of its own; without a folder nothing compiled is kept."""
-    env = {
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": compile_cache,
-        "JAX_ENABLE_COMPILATION_CACHE": "true" if compile_cache else "false",
-    }
+    env = dict(OURS)
+    if compile_cache:
+        env |= {"JAX_COMPILATION_CACHE_DIR": compile_cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
     worker = [sys.executable, "-m", "experiments.bench.worker", "--options", json.dumps(ROUND)]
     worker += ["--rounds", str(rounds)]
     worker += [

@@ -97,17 +97,36 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
     parser.add_argument("--out", type=Path, default=RESULTS / f"{study.name}.json")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a process each")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="keep each seed's runs here, and take those that are here: a series may be broken off",
+    )
     args = parser.parse_args(argv)
-    origin, runs = provenance(study.name), []
-    with concurrent.futures.ProcessPoolExecutor(
-        args.jobs, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
-        for found, seconds in pool.map(functools.partial(_timed, study.run), args.seeds):
-            runs += found
+    origin, by_seed = provenance(study.name), {}
+    for seed in args.seeds if args.keep else ():
+        if (path := _kept(args.keep, seed)).exists():
+            by_seed[seed] = _taken(path, study)
+    rest = [seed for seed in args.seeds if seed not in by_seed]
+    with contextlib.ExitStack() as stack:
+        over = map if args.jobs == 1 else stack.enter_context(_processes(args.jobs)).map
+        done = over(functools.partial(_timed, study.run), rest)
+        for seed, (found, seconds) in zip(rest, done, strict=True):
+            by_seed[seed] = {
+                "settings": study.settings,
+                **origin,
+                "seconds": seconds,
+                "runs": found,
+            }
+            if args.keep:
+                args.keep.mkdir(parents=True, exist_ok=True)
+                _kept(args.keep, seed).write_text(json.dumps(by_seed[seed], indent=1) + "\n")
             for one in found:
                 told = {k: v for k, v in one.items() if isinstance(v, (str, int, float))}
                 print(json.dumps(told), flush=True)
-            print(f"seed {found[0]['seed']}: {seconds:.0f} s", flush=True)
+            print(f"seed {seed}: {seconds:.0f} s", flush=True)
+    runs = [one for seed in args.seeds for one in by_seed[seed]["runs"]]
     verdict = study.verdict(runs)
     result = {
         **origin,
@@ -118,6 +137,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
         "verdict": verdict,
         "met": all(verdict.values()),
         "tried_on_tuning_seeds": study.tried,
+        "commit_by_seed": {seed: by_seed[seed]["commit"] for seed in args.seeds},
         "runs": runs,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +146,30 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
         study.draw(axes, runs)
     print(verdict)
     return 0
+
+
+def _processes(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
+    fresh = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(jobs, mp_context=fresh)
+
+
+def _kept(folder: Path, seed: int) -> Path:
+    return folder / f"seed-{seed}.json"
+
+
+def _taken(path: Path, study: Study) -> Any:
+    """What an earlier call kept of a seed.
+
+    Raises:
+      ValueError: when it was made by another study or under other settings.
+    """
+    kept = json.loads(path.read_text())
+    if (kept["name"], kept["settings"]) != (study.name, json.loads(json.dumps(study.settings))):
+        raise ValueError(
+            f"{path} was made by {kept['name']!r} or under other settings than these. Name another "
+            "folder, or delete it."
+        )
+    return kept
 
 
 def _timed(run: Callable[[int], Sequence[Run]], seed: int) -> tuple[list[Run], float]:

@@ -1,0 +1,72 @@
+"""A study's series of seeds: broken off, taken up again, and never mixed with another's."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def module():
+    sys.path.append(str(ROOT))
+    from experiments.contract_trial import study
+
+    yield study
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture
+def asked():
+    return []
+
+
+@pytest.fixture
+def study(module, asked):
+    def run(seed):
+        asked.append(seed)
+        if seed == 3 and asked.count(3) == 1:
+            raise KeyboardInterrupt
+        return [{"arm": "own", "seed": seed, "score": seed / 10}]
+
+    return module.Study(
+        name="counting",
+        claim="Scores are tenths of seeds.",
+        settings={"sizes": (1, 2)},
+        target={"least": 0.15},
+        tried=(),
+        run=run,
+        verdict=lambda runs: {"high": min(r["score"] for r in runs) >= 0.15},
+        draw=lambda axes, runs: axes.plot([r["score"] for r in runs]),
+        seeds=(2, 3, 4),
+    )
+
+
+def test_a_series_that_is_broken_off_goes_on_where_it_was(module, study, asked, tmp_path):
+    options = ["--out", str(tmp_path / "out.json"), "--keep", str(tmp_path / "kept")]
+    with pytest.raises(KeyboardInterrupt):
+        module.main(study, options)
+    assert asked == [2, 3]
+    assert module.main(study, options) == 0
+    assert asked == [2, 3, 3, 4]
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [r["score"] for r in result["runs"]] == [0.2, 0.3, 0.4]
+    assert result["verdict"] == {"high": True}
+    assert set(result["commit_by_seed"]) == {"2", "3", "4"}
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
+def test_what_other_settings_left_is_refused(module, study, tmp_path):
+    options = ["--out", str(tmp_path / "out.json"), "--keep", str(tmp_path), "--seeds", "2"]
+    module.main(study, options)
+    other = dataclasses.replace(study, settings={"sizes": (1, 3)})
+    with pytest.raises(ValueError, match="under other settings than these"):
+        module.main(other, options)
+
+
+def test_lower_bound_is_students(module):
+    # Mean 2, s = 1, n = 3: 2 - 2.91999 / sqrt(3).
+    assert module.lower_bound([1.0, 2.0, 3.0]) == pytest.approx(2 - 2.919986 / 3**0.5, abs=1e-5)
