@@ -134,12 +134,11 @@ def update(
         weighted = [term.weight * losses[term.name] for term in objective.terms]
         return sum(weighted, jnp.float32(0)), (losses, signals)
 
-    def accumulate(gradient: Params, micro: Batch) -> tuple[Params, tuple]:
-        (loss, aux), more = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
-        return jax.tree.map(jnp.add, gradient, more), (loss, *aux)
+    def gradient_of(micro: Batch) -> tuple[Params, tuple]:
+        (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, micro)
+        return gradient, (loss, *aux)
 
-    zero = jax.tree.map(jnp.zeros_like, params)
-    gradient, (loss_K, losses_K, signals) = jax.lax.scan(accumulate, zero, batch)
+    gradient, (loss_K, losses_K, signals) = summed_over(gradient_of, batch, like=params)
     loss, norm = loss_K.sum(), optax.global_norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
@@ -151,6 +150,22 @@ def update(
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report
+
+
+def summed_over(fn: Any, batch: Batch, *, like: Params) -> tuple[Params, Any]:
+    """Σ over micro-batches of what `fn` gives first, a tree as `like`, and the rest of it stacked.
+
+    A single micro-batch needs no sum: no array of zeros, and no pass over the weights.
+    """
+    if len(jax.tree.leaves(batch)[0]) == 1:
+        total, rest = fn(jax.tree.map(lambda x_K: x_K[0], batch))
+        return total, jax.tree.map(lambda x: x[None], rest)
+
+    def add(total: Params, micro: Batch) -> tuple[Params, Any]:
+        more, rest = fn(micro)
+        return jax.tree.map(jnp.add, total, more), rest
+
+    return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, like), batch)
 
 
 @functools.partial(jax.jit, static_argnames=("objective",))
