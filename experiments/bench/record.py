@@ -20,7 +20,13 @@ from typing import Any
 from jaxevo.provenance import ROOT, load
 
 GB = 10**9
-ROUND = {"prompts": 8, "samples": 8, "max_new_tokens": 12, "learning_rate": 5e-6}
+ROUND = {
+    "prompts": 8,
+    "samples": 8,
+    "max_new_tokens": 12,
+    "learning_rate": 5e-6,
+    "question_tokens": 0,
+}
 
 
 # The environment of our own processes; nothing compiled is kept.
@@ -109,6 +115,7 @@ class Paced:
 def ours(
     rounds: int,
     *,
+    options: Mapping[str, Any] = ROUND,
     compile_cache: str | None = None,
     paced: bool = False,
     prompts_only: bool = False,
@@ -117,7 +124,7 @@ def ours(
     env = dict(OURS)
     if compile_cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": compile_cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
-    worker = [sys.executable, "-m", "experiments.bench.worker", "--options", json.dumps(ROUND)]
+    worker = [sys.executable, "-m", "experiments.bench.worker", "--options", json.dumps(options)]
     worker += ["--rounds", str(rounds)]
     worker += [
         flag for flag, on in {"--paced": paced, "--prompts-only": prompts_only}.items() if on

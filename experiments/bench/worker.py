@@ -6,9 +6,12 @@ import argparse
 import json
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 READY = "@ready"
 
@@ -16,7 +19,9 @@ READY = "@ready"
 def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool) -> dict[str, Any]:
     """Builds a run on SmolLM2 and does its rounds; seconds count from the process's start.
 
-    paced: before every round, waits for its turn (`record.Paced`). prompts_only: does no round.
+    options: of the run, with `learning_rate` of the recipe and `question_tokens` of every prompt:
+    one-digit sums behind as many worked ones; 0 for bare ones, which have 23. paced: before every
+    round, waits for its turn (`record.Paced`). prompts_only: does no round.
 
     Returns:
       seconds (import, load, then total at the end of the first round), rounds (metrics of each,
@@ -32,11 +37,20 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
     from jaxevo.run.options import RunOptions
 
     marks["import"] = _process_age()
-    sizes = {name: value for name, value in options.items() if name != "learning_rate"}
-    run = build_run(
-        grpo(learning_rate=options["learning_rate"]),
-        RunOptions(model="smollm2-135m", task="add1", rounds=rounds, eval_problems=0, **sizes),
-    )
+    own = ("learning_rate", "question_tokens")
+    sizes = {name: value for name, value in options.items() if name not in own}
+    model = hub.load("smollm2-135m")
+    with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
+        task = "add1"
+        if tokens := options["question_tokens"]:
+            task = str(Path(folder) / "sums.jsonl")
+            count = rounds * options["prompts"]
+            Path(task).write_text(long_problems(model.tokenizer, count, tokens))
+        run = build_run(
+            grpo(learning_rate=options["learning_rate"]),
+            RunOptions(model=model.name, task=task, rounds=rounds, eval_problems=0, **sizes),
+            model=model,
+        )
     jax.block_until_ready(run.state.params)
     marks["load"] = _process_age() - marks["import"]
     state, memory, measured = run.state, run.memory, []
@@ -67,6 +81,32 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
         ],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def long_problems(tokenizer: Any, count: int, tokens: int) -> str:
+    """JSON lines of one-digit sums behind as many worked ones as make prompts of so many tokens.
+
+    Raises:
+      ValueError: for fewer tokens than a question with one worked sum has.
+    """
+    from jaxevo.types import Message
+
+    generator, lines = np.random.default_rng(0), []
+    while len(lines) < count:
+        a, b = generator.integers(2, 10, 2).tolist()
+        question, worked = f"What is {a}+{b}? Reply with just the number.", ""
+        for x, y in generator.integers(10, 1000, (tokens, 2)).tolist():
+            more = worked + f"{x}+{y}={x + y}. "
+            if len(tokenizer.render((Message("user", more + question),))) > tokens:
+                break
+            worked = more
+        if not worked:
+            raise ValueError(f"{tokens} tokens are too few for a worked sum and a question.")
+        while len(tokenizer.render((Message("user", worked + question),))) < tokens:
+            worked += "+ "  # a token
+        if len(tokenizer.render((Message("user", worked + question),))) == tokens:
+            lines.append(json.dumps({"prompt": worked + question, "answer": str(a + b)}))
+    return "\n".join(lines)
 
 
 def wait_for_turn() -> None:
