@@ -74,7 +74,7 @@ class Call:
     config, params: the model. prompts: token ids. key: of the run. uids: names of the N rows.
     new_tokens: most of any answer, by which programs are made. limit_N: most tokens of each.
     sampling: of each row. ends: what ends an answer. prompt_slots: of the longest prompt that may
-    ever come. cache_bytes: most bytes of keys and values at a time.
+    ever come. cache_bytes: most bytes of keys and values in use (a move needs them twice).
     """
 
     config: decoder.DecoderConfig
@@ -135,7 +135,8 @@ class Wave:
         per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
         slots = self.prompt_slots + self.b * max(self.call.new_tokens - 1, 1)
         fitting = max(self.call.cache_bytes // (per_slot * slots), 1)
-        return next(n for n in range(fitting, 0, -1) if padded_count(n) == n)
+        power = 1 << (fitting.bit_length() - 1)
+        return 3 * power // 2 if power >= 2 and 3 * power // 2 <= fitting else power
 
     def run(self) -> Samples:
         """Draws everything that was asked for."""
