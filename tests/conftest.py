@@ -38,6 +38,14 @@ def few_mappings():
 
 
 @pytest.fixture(scope="module")
+def experiments_on_path():
+    """`experiments` may be imported, as from the repository's root."""
+    sys.path.append(str(ROOT))
+    yield
+    sys.path.remove(str(ROOT))
+
+
+@pytest.fixture(scope="module")
 def quick_to_compile():
     """Few optimizations for programs that run once or twice: they compile in two thirds the time.
 

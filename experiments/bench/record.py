@@ -116,6 +116,7 @@ def ours(
     rounds: int,
     *,
     options: Mapping[str, Any] = ROUND,
+    module: str = "worker",
     compile_cache: str | None = None,
     paced: bool = False,
     prompts_only: bool = False,
@@ -124,7 +125,7 @@ def ours(
     env = dict(OURS)
     if compile_cache:
         env |= {"JAX_COMPILATION_CACHE_DIR": compile_cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
-    worker = [sys.executable, "-m", "experiments.bench.worker", "--options", json.dumps(options)]
+    worker = [sys.executable, "-m", f"experiments.bench.{module}", "--options", json.dumps(options)]
     worker += ["--rounds", str(rounds)]
     worker += [
         flag for flag, on in {"--paced": paced, "--prompts-only": prompts_only}.items() if on

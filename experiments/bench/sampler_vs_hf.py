@@ -13,13 +13,13 @@ transformers' dtype (float32, bfloat16) and threads (2, 1) are tried once, and t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.record import GB, OURS, Paced, say, summary
+from experiments.bench.record import GB, Paced, ours, say, summary
 from experiments.bench.round_vs_trl import trl_environment
 from jaxevo.provenance import load, provenance
 
@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _case(name: str, python: Path, repeats: int, dtype: str, threads: int) -> dict[str, Any]:
     case, waves = CASES[name], 1 + repeats
-    told = _ours(case, waves, prompts_only=True).result()
-    mine = _ours(case, waves, paced=True)
+    drawn = functools.partial(ours, waves, options=case, module="sampler_worker")
+    told, mine = drawn(prompts_only=True).result(), drawn(paced=True)
     theirs = _hf(python, told, case, waves, dtype=dtype, threads=threads, paced=True)
     loads = []
     for _ in range(waves):
@@ -98,22 +98,14 @@ def _case(name: str, python: Path, repeats: int, dtype: str, threads: int) -> di
 def _try(python: Path) -> list[dict[str, Any]]:
     """One timed wave of every setting of transformers, with 16 new tokens."""
     case = {**CASES["even"], "shortest": 16, "longest": 16}
-    told, tried = _ours(case, 1, prompts_only=True).result(), []
+    told = ours(1, options=case, module="sampler_worker", prompts_only=True).result()
+    tried = []
     for dtype, threads in SETTINGS:
         out = _hf(python, told, case, 2, dtype=dtype, threads=threads).result()
         say(f"transformers, {dtype}, {threads} threads", out)
         seconds = round(out["rounds"][1]["seconds"], 2)
         tried.append({"dtype": dtype, "threads": threads, "seconds": seconds})
     return tried
-
-
-def _ours(
-    case: dict[str, Any], waves: int, *, paced: bool = False, prompts_only: bool = False
-) -> Paced:
-    flags = {"--paced": paced, "--prompts-only": prompts_only}
-    command = [sys.executable, "-m", "experiments.bench.sampler_worker"]
-    command += ["--case", json.dumps(case), "--waves", str(waves)]
-    return Paced([*command, *(flag for flag, on in flags.items() if on)], OURS)
 
 
 def _hf(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.bench.worker import wait_for_turn
+from experiments.bench.worker import command_line, wait_for_turn
 
 
 def prompts_of(tokenizer: Any, count: int, tokens: int) -> list[list[int]]:
@@ -33,13 +30,13 @@ def lengths_of(rows: int, shortest: int, longest: int) -> list[int]:
     return np.random.default_rng(1).permutation(even).tolist()
 
 
-def run(case: dict[str, Any], waves: int, *, paced: bool, prompts_only: bool) -> dict[str, Any]:
+def run(case: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool) -> dict[str, Any]:
     """Waves of forced answer lengths; nothing ends an answer but its length.
 
     case: groups, samples, prompt_tokens, shortest, longest.
 
     Returns:
-      waves (seconds of each), lengths, prompts (ids), model_dir, peak_rss_bytes.
+      rounds (seconds of each wave), lengths, prompts (ids), model_dir, peak_rss_bytes.
     """
     import jax
 
@@ -53,7 +50,7 @@ def run(case: dict[str, Any], waves: int, *, paced: bool, prompts_only: bool) ->
     lengths = lengths_of(rows, case["shortest"], case["longest"])
     sampler = dataclasses.replace(make_sampler(model, case["prompt_tokens"]), eos_ids=())
     params, measured = publish(model.params), []
-    for index in range(0 if prompts_only else waves):
+    for index in range(0 if prompts_only else rounds):
         if paced:
             wait_for_turn()
         start = time.perf_counter()
@@ -79,18 +76,5 @@ def run(case: dict[str, Any], waves: int, *, paced: bool, prompts_only: bool) ->
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", type=json.loads, required=True, help="sizes, as JSON")
-    parser.add_argument("--waves", type=int, required=True)
-    parser.add_argument("--paced", action="store_true", help="wait for a line before each wave")
-    parser.add_argument("--prompts-only", action="store_true", help="draw nothing")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    done = run(args.case, args.waves, paced=args.paced, prompts_only=args.prompts_only)
-    args.out.write_text(json.dumps(done))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(run, __doc__))

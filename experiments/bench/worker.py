@@ -8,6 +8,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ def _process_age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100  # USER_HZ
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def command_line(run: Callable[..., dict[str, Any]], what: str) -> int:
+    """`run(options, rounds, paced=..., prompts_only=...)` as a process that writes a file."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--options", type=json.loads, required=True, help="sizes, as JSON")
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--paced", action="store_true", help="wait for a line before each round")
@@ -135,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(run, __doc__))

@@ -1,24 +1,18 @@
 """What benches hand to both sides: prompts of exact lengths, answers of forced ones."""
 
 import json
-import pathlib
-import sys
 
 import pytest
 
 from jaxevo.models import hub
 from jaxevo.types import Message
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def bench():
-    sys.path.append(str(ROOT))
+def bench(experiments_on_path):
     from experiments.bench import sampler_worker, worker
 
-    yield worker, sampler_worker
-    sys.path.remove(str(ROOT))
+    return worker, sampler_worker
 
 
 def test_forced_lengths_are_spread_and_mixed(bench):

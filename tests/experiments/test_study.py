@@ -2,21 +2,15 @@
 
 import dataclasses
 import json
-import pathlib
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def module():
-    sys.path.append(str(ROOT))
+def module(experiments_on_path):
     from experiments.contract_trial import study
 
-    yield study
-    sys.path.remove(str(ROOT))
+    return study
 
 
 @pytest.fixture

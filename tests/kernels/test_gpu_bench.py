@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def gpu():
-    sys.path.append(str(ROOT))
+def gpu(experiments_on_path):
     from experiments.bench import gpu
 
-    yield gpu
-    sys.path.remove(str(ROOT))
+    return gpu
 
 
 def test_both_ops_are_right_against_float64(gpu):
