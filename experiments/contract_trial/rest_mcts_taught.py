@@ -6,6 +6,9 @@ and an iteration could unteach it what it knew. Here the start is trained until 
 problems set apart well enough, however many updates that takes, and it goes on learning from
 labelled solutions beside those that its searches find, as the paper's does. The coin's arm has the
 same labels, so that what they teach by themselves is seen.
+
+A seed takes ten minutes and more: `--keep experiments/contract_trial/results/rest_mcts_taught` goes
+on from the seeds that lie there.
 """
 
 from __future__ import annotations
