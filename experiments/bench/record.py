@@ -29,15 +29,6 @@ ROUND = {
 }
 
 
-# The environment of our own processes; nothing compiled is kept.
-OURS: dict[str, str | None] = {
-    "PYTHONPATH": str(ROOT),
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": None,
-    "JAX_ENABLE_COMPILATION_CACHE": "false",
-}
-
-
 def use_cores(count: int) -> None:
     """Keeps this process and its children on the first `count` cores, where the system can."""
     if sys.platform == "linux":
@@ -122,9 +113,12 @@ def ours(
     prompts_only: bool = False,
 ) -> Paced:
     """Rounds of jaxevo in a process of its own; without a folder nothing compiled is kept."""
-    env = dict(OURS)
-    if compile_cache:
-        env |= {"JAX_COMPILATION_CACHE_DIR": compile_cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": compile_cache,
+        "JAX_ENABLE_COMPILATION_CACHE": "true" if compile_cache else "false",
+    }
     worker = [sys.executable, "-m", f"experiments.bench.{module}", "--options", json.dumps(options)]
     worker += ["--rounds", str(rounds)]
     worker += [

@@ -117,8 +117,8 @@ def decode(
     greedy: bool,
 ) -> tuple[Slots, Tokens]:
     """Up to `steps` more tokens for every live row; stops when none is left."""
-    prefix, seen_QC = slots.prefix, _before(slots.prefix[0]["k"].shape[2], slots.prefix_length_Q)
-    ring_R = jnp.arange(slots.ring)
+    prefix, ring_R = slots.prefix, jnp.arange(slots.ring)
+    seen_QC = jnp.arange(prefix[0]["k"].shape[2]) < slots.prefix_length_Q[:, None]
 
     def unfinished(carry: tuple) -> Array:
         step, rows, _, _, _ = carry
@@ -179,14 +179,10 @@ def arrange(
     return Slots(
         rows=dataclasses.replace(rows, live_N=rows.live_N & used_N),
         prefix=jax.tree.map(functools.partial(chosen, take_Q), *(part.prefix for part in parts)),
-        prefix_length_Q=jnp.concatenate([part.prefix_length_Q for part in parts])[take_Q],
+        prefix_length_Q=chosen(take_Q, *(part.prefix_length_Q for part in parts)),
         own=own,
         place=first if ring == old else jnp.int32(old),
     )
-
-
-def _before(count: int, length_Q: Array) -> Array:
-    return jnp.arange(count) < length_Q[:, None]
 
 
 def _logits(config: decoder.DecoderConfig, params: Params, hidden_ND: Array) -> Array:

@@ -156,6 +156,7 @@ def test_equal_prompts_are_read_once(model, plain, monkeypatch):
 
 def test_long_prompts_pass_through_in_chunks(model, plain):
     prompts = prompts_of([3, 700, 512])
+    assert prompt_bucket(700, 700) > module.CHUNK  # more than one
     out = sample(make_sampler(model, 700), model, prompts, 2, 4)
     for n in range(6):
         agrees(out, n, prompts[n // 2], n, 4, plain)
