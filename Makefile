@@ -1,7 +1,7 @@
 # make demo   a real model teaches itself sums (README)
 # make test   everything numerical, at most 20 minutes on two cores; what CI runs
 # make check  format, lint, types and fast tests, at most 4 minutes
-# make soak   hours: see tests marked `soak`
+# make soak   hours: tests marked `soak`; its result is experiments/bench/results/soak.json
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -40,7 +40,7 @@ check: $(VENV)/test
 	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak --record experiments/bench/results/soak.json
 
 format: $(VENV)/test
 	$(BIN)/python -m ruff format .

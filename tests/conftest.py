@@ -2,11 +2,15 @@
 
 import dataclasses
 import gc
+import json
 import os
 import pathlib
 import sys
+import time
 
 import pytest
+
+from jaxevo.provenance import PACKAGES, provenance
 
 ROOT = pathlib.Path(__file__).parent.parent
 CACHE = ROOT / ".cache" / "xla"
@@ -19,6 +23,31 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", type=pathlib.Path, metavar="FILE", help="outcomes, as JSON")
+
+
+def pytest_configure(config):
+    if config.option.record:
+        config.pluginmanager.register(Record(config.option.record))
+
+
+class Record:
+    """Writes what each test came to and its seconds, test by test, so that a soak may break off."""
+
+    def __init__(self, path):
+        self._path, self._start = path, time.monotonic()
+        self._found = {**provenance("soak", (*PACKAGES, "libtpu")), "seconds": 0.0, "tests": {}}
+
+    def pytest_runtest_logreport(self, report):
+        seen = self._found["tests"].setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
+        seen["seconds"] = round(seen["seconds"] + report.duration, 1)
+        if report.outcome != "passed":
+            seen["outcome"] = report.outcome
+        self._found["seconds"] = round(time.monotonic() - self._start, 1)
+        self._path.write_text(json.dumps(self._found, indent=1) + "\n")
 
 
 @pytest.fixture(scope="module", autouse=True)
