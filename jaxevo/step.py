@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxevo.collect.lab import Learner
-from jaxevo.collect.pack import fitting, minibatches, stack
+from jaxevo.collect.pack import fitting, minibatches, stack, used
 from jaxevo.collect.table import Table, prepare
 from jaxevo.losses.reduce import ratio
 from jaxevo.losses.total import loss_parts
@@ -74,13 +74,14 @@ def learn(
         table = with_old(table, objective, learner, state)
     reports = []
     for chosen in plans:
-        batch = learner.place(stack(table, chosen, shapes))
+        batch = stack(table, chosen, shapes)
+        slots = used(batch)
         others = {n: p for n, p in state.params.items() if n != objective.trains}
         params, optimizer, report = update(
             state.params[objective.trains],
             state.optimizer[objective.name],
             others,
-            batch,
+            learner.place(batch),
             objective=objective,
             forward=learner.forward,
         )
@@ -88,7 +89,7 @@ def learn(
             params={**others, objective.trains: params},
             optimizer={**state.optimizer, objective.name: optimizer},
         )
-        reports.append({**report, "trained": [rows[n] for n in chosen]})
+        reports.append({**report, "slots": slots, "trained": [rows[n] for n in chosen]})
     return state, reports
 
 

@@ -264,17 +264,19 @@ class Answers:
 @register
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Token trees laid out for a model: `[B, S]` slots with shared prefixes.
+    """Token trees laid out for a model: `[B, S]` slots, what rows have in common stored once.
 
-    node_BS: the tree node of each slot, 0 for padding. ancestor_BLL[b, i, j]: node j is node i or
-    one of its ancestors. A slot sees slots of its ancestor nodes at positions up to its own.
-    index_NA: flat slot (b * S + s) whose hidden state predicts answer slot (n, t).
+    A tree is laid out depth first, so that all that follows a slot stands in one stretch behind it:
+    slot k is seen by the slots q with k <= q < until_BS[b, k]; padding has 0 there. read_BR: slots
+    of packed row b whose hidden state is read. target_BR: the token that each of them predicts.
+    index_NA: which flat read (b * R + r) belongs to answer slot (n, t).
     """
 
     ids_BS: Array
     positions_BS: Array
-    node_BS: Array
-    ancestor_BLL: Array
+    until_BS: Array
+    read_BR: Array
+    target_BR: Array
     index_NA: Array
 
 

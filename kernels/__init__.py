@@ -6,6 +6,7 @@ if __name__ != "jaxevo.kernels":
         "(is the repository root on sys.path before the installed package?)."
     )
 
+from jaxevo.kernels._dispatch import is_one_tpu
 from jaxevo.kernels.entropy_band import Band, band_hinge, entropy_band
 from jaxevo.kernels.fused_logprob import (
     LogitStatistics,
@@ -18,5 +19,5 @@ from jaxevo.kernels.token_kl import Blend, token_kl, token_kl_sum
 
 __all__ = [
     "Band", "Blend", "LogProbs", "LogitStatistics", "band_hinge", "entropy_band", "fused_logprob",
-    "fused_logprob_sum", "logit_statistics", "token_kl", "token_kl_sum",
+    "fused_logprob_sum", "is_one_tpu", "logit_statistics", "token_kl", "token_kl_sum",
 ]  # fmt: skip

@@ -43,14 +43,14 @@ def choose(
     Raises:
       ValueError: for a name that the table does not have.
     """
-    default = "pallas_tpu" if has_kernels and _is_one_tpu() else "chunked"
+    default = "pallas_tpu" if has_kernels and is_one_tpu() else "chunked"
     name = default if implementation is None else implementation
     if name not in table:
         raise ValueError(f"implementation={name!r} is unknown; use one of {sorted(table)} or None.")
     return table[name]
 
 
-def _is_one_tpu() -> bool:
+def is_one_tpu() -> bool:
     """Whether a program is traced for one TPU, or for one of several inside of `jax.shard_map`.
 
     XLA cannot split a Pallas call over the devices of a mesh by itself.

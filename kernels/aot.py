@@ -31,7 +31,7 @@ from jaxevo.kernels import (
 )
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -78,7 +78,7 @@ def compile_ahead(cases: Sequence[Case]) -> list[Compiled]:
         input=json.dumps([case._asdict() for case in cases]),
         capture_output=True,
         text=True,
-        env=os.environ | _ENVIRONMENT,
+        env=os.environ | ENVIRONMENT,
     )
     if done.returncode:
         raise RuntimeError(f"ahead-of-time compilation failed:\n{done.stderr[-4000:]}")
@@ -135,16 +135,18 @@ def _kl_sum(hidden: Any, head: Any, other: Any, other_head: Any, weights: Any, *
 
 
 # ---------------------------------------------------------------------------- the other process
-def _compile(case: Case) -> Compiled:
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[case.chip])
+def compile_for(
+    chip: str, fn: Callable[..., Any], shapes: Sequence[jax.ShapeDtypeStruct]
+) -> Compiled:
+    """Compiles `fn` for one chip of that kind, in a process that began under `ENVIRONMENT`."""
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
     mesh = Mesh(np.array(topology.devices[:1]), ("x",))
-    fn, shapes = program(case)
     with jax.set_mesh(mesh):
         whole = NamedSharding(mesh, PartitionSpec())
         lowered = jax.jit(fn, in_shardings=whole, out_shardings=whole).lower(*shapes)
         found = lowered.compile().memory_analysis()
     if found is None:
-        raise RuntimeError(f"the compiler for {case.chip} says nothing of its memory.")
+        raise RuntimeError(f"the compiler for {chip} says nothing of its memory.")
     return Compiled(
         found.argument_size_in_bytes, found.output_size_in_bytes, found.temp_size_in_bytes
     )
@@ -152,7 +154,7 @@ def _compile(case: Case) -> Compiled:
 
 def _main() -> None:
     cases = [Case(**asked) for asked in json.load(sys.stdin)]
-    print(json.dumps([_compile(case)._asdict() for case in cases]))
+    print(json.dumps([compile_for(case.chip, *program(case))._asdict() for case in cases]))
 
 
 if __name__ == "__main__":

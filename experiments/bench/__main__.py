@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.bench import cold_start, gpu, in_loop, round_vs_trl, sampler_vs_hf
+from experiments.bench import cold_start, gpu, in_loop, round_vs_trl, sampler_vs_hf, shared_prefix
 from experiments.bench.record import use_cores
 
 BENCHES = {
     "round-vs-trl": round_vs_trl,
     "sampler-vs-hf": sampler_vs_hf,
+    "shared-prefix": shared_prefix,
     "in-loop": in_loop,
     "cold-start": cold_start,
     "gpu": gpu,

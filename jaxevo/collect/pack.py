@@ -1,16 +1,15 @@
 """Updates of declared static shapes: the chosen rows of a table, with packed `[B, S]` token trees.
 
-Rows of one group often begin with the same tokens, so each group is laid out as a prefix tree:
-a shared prefix is computed once, and every answer is a leaf that sees its own path only. The last
-token of an answer predicts nothing, so it takes no slot.
+What rows have in common from their first token on is computed once: the prompt of a group, earlier
+turns of a conversation, first tokens that answers share. Rows of several groups stand in one packed
+row where there is room. The last token of an answer predicts nothing, so it takes no slot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -21,40 +20,45 @@ from jaxevo.types import Array, Batch, Objective, Packed
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """A declared packed shape: B rows of S slots, each row with up to `nodes` - 1 tree nodes."""
+    """A declared packed shape: B rows of S slots, each with up to R reads."""
 
     rows: int
     slots: int
-    nodes: int
+    reads: int
+
+    @property
+    def size(self) -> np.ndarray:
+        """Slots and reads of a packed row."""
+        return np.array((self.slots, self.reads))
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
     """The declared static shapes of one objective's updates.
 
-    rows: N of one micro-batch. answer: A. micro: micro-batches per update. buckets: view name ->
-    Buckets from small to large, of which the first that fits is used; `own` is the rows as sampled.
-    group: rows of one prefix tree.
+    rows: N of one micro-batch. answer: A. micro: micro-batches per update. ladder: from small to
+    large, a Bucket for each view (`own` is the rows as sampled); an update has the first that
+    holds it. group: rows of one prefix tree.
     """
 
     rows: int
     answer: int
     micro: int
-    buckets: tuple[tuple[str, tuple[Bucket, ...]], ...]
+    ladder: tuple[tuple[tuple[str, Bucket], ...], ...]
     group: int = 1
 
     @property
     def programs(self) -> int:
         """How many shapes an update can have, so how often it may be traced."""
-        return math.prod(len(ladder) for _, ladder in self.buckets)
+        return len(self.ladder)
 
     def of_one_group(self) -> Shapes:
         """The shapes of a single group, in a packed row of its own."""
-        single = tuple(
-            (view, tuple(dataclasses.replace(bucket, rows=1) for bucket in ladder))
-            for view, ladder in self.buckets
+        ladder = tuple(
+            tuple((view, dataclasses.replace(bucket, rows=1)) for view, bucket in rung)
+            for rung in self.ladder
         )
-        return dataclasses.replace(self, rows=self.group, micro=1, buckets=single)
+        return dataclasses.replace(self, rows=self.group, micro=1, ladder=ladder)
 
 
 class FitError(ValueError):
@@ -88,7 +92,7 @@ def stack(table: Table, chosen: Sequence[int], shapes: Shapes) -> Batch:
     """The chosen rows as a stack of `shapes.micro` micro-batches `[K, ...]`, padded where short.
 
     Raises:
-      ValueError: more rows than declared. FitError: no declared bucket of a view is large enough.
+      ValueError: more rows than declared. FitError: the largest declared shape is too small.
     """
     if len(chosen) > shapes.micro * shapes.rows:
         raise ValueError(
@@ -96,15 +100,10 @@ def stack(table: Table, chosen: Sequence[int], shapes: Shapes) -> Batch:
             f"{shapes.rows}. Declare more rows or more micro-batches."
         )
     cuts = [chosen[k * shapes.rows : (k + 1) * shapes.rows] for k in range(shapes.micro)]
-    layouts = {
-        name: _first_fit(table, cuts, name, shapes, ladder) for name, ladder in shapes.buckets
-    }
+    layouts = _first_fit(table, cuts, shapes)
     micros = [
-        dataclasses.replace(
-            take_rows(table.batch, cut, shapes.rows),
-            layouts={name: packed[k] for name, packed in layouts.items()},
-        )
-        for k, cut in enumerate(cuts)
+        dataclasses.replace(take_rows(table.batch, cut, shapes.rows), layouts=layout)
+        for cut, layout in zip(cuts, layouts, strict=True)
     ]
     return jax.tree.map(lambda *xs: np.stack(xs), *micros)
 
@@ -129,17 +128,20 @@ def fitting(
 
 
 def _first_fit(
-    table: Table,
-    cuts: Sequence[Sequence[int]],
-    view: str,
-    shapes: Shapes,
-    ladder: Sequence[Bucket],
-) -> list[Packed]:
-    """Packs all micro-batches into the first bucket of the ladder that holds every one of them."""
-    for bucket in ladder[:-1]:
+    table: Table, cuts: Sequence[Sequence[int]], shapes: Shapes
+) -> list[dict[str, Packed]]:
+    """Every micro-batch in the first shapes of the ladder that hold them all."""
+    views = [view for view, _ in shapes.ladder[-1]]
+    trees = [{view: _trees(table, cut, view) for view in views} for cut in cuts]
+
+    def laid_out(rung: tuple[tuple[str, Bucket], ...]) -> list[dict[str, Packed]]:
+        binned = [{v: _bins(of[v], bucket, v) for v, bucket in rung} for of in trees]
+        return [{v: _side_by_side(of[v], shapes, bucket) for v, bucket in rung} for of in binned]
+
+    for rung in shapes.ladder[:-1]:
         with contextlib.suppress(FitError):
-            return [lay_out(table, cut, view, shapes, bucket) for cut in cuts]
-    return [lay_out(table, cut, view, shapes, ladder[-1]) for cut in cuts]
+            return laid_out(rung)
+    return laid_out(shapes.ladder[-1])
 
 
 def take_rows(whole: Batch, chosen: Sequence[int], count: int) -> Batch:
@@ -156,133 +158,165 @@ def take_rows(whole: Batch, chosen: Sequence[int], count: int) -> Batch:
     return jax.tree.map(take, whole)
 
 
+def used(batch: Batch) -> tuple[int, int]:
+    """Slots of a batch that hold a token, and all slots, of the views together."""
+    until = [np.asarray(packed.until_BS) for packed in batch.layouts.values()]
+    return sum(int((x > 0).sum()) for x in until), sum(x.size for x in until)
+
+
 # ---------------------------------------------------------------------------- packing
 @dataclasses.dataclass(frozen=True)
-class _Node:
-    """A stretch of tokens in a prefix tree; `row` is set on leaves, which hold one answer."""
+class _Path:
+    """A row's tokens up to the last that predicts, and its answer, which begins at `start`."""
 
+    row: int
     ids: np.ndarray
-    children: tuple[_Node, ...] = ()
-    row: int | None = None
+    answer: np.ndarray
 
     @property
-    def size(self) -> int:
-        return len(self.ids) + sum(child.size for child in self.children)
+    def start(self) -> int:
+        return len(self.ids) - max(len(self.answer) - 1, 0)
 
     @property
-    def count(self) -> int:
-        return 1 + sum(child.count for child in self.children)
+    def order(self) -> bytes:
+        """Sorts paths as their tokens would: what begins alike stands side by side."""
+        return self.ids.astype(">u4").tobytes()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tree:
+    """Paths laid side by side, in order, each less what the one before it has already.
+
+    ids, positions, until: of every slot. read, target: slots that are read, and the tokens that
+    they predict, each pair once; index: of each path, the reads of its answer.
+    """
+
+    paths: tuple[_Path, ...]
+    ids: np.ndarray
+    positions: np.ndarray
+    until: np.ndarray
+    read: np.ndarray
+    target: np.ndarray
+    index: tuple[np.ndarray, ...]
+
+    @property
+    def size(self) -> np.ndarray:
+        """Slots and reads."""
+        return np.array((len(self.ids), len(self.read)))
 
 
 def lay_out(
     table: Table, chosen: Sequence[int], view: str, shapes: Shapes, bucket: Bucket
 ) -> Packed:
-    """Packs the chosen rows under one view: one prefix tree per group, first fit, largest first.
+    """Packs the chosen rows under one view: group by group, first fit, largest first.
 
     Raises:
       FitError: when a row or the whole does not fit the declared bucket.
     """
-    prompts = table.prompts[view]
-    answers = table.batch.answers["text"]
-    group_N = np.asarray(table.batch.group_N)
-    members: dict[int, list[int]] = {}
+    return _side_by_side(_bins(_trees(table, chosen, view), bucket, view), shapes, bucket)
+
+
+def _trees(table: Table, chosen: Sequence[int], view: str) -> list[_Tree]:
+    """The tree of each group."""
+    prompts, group_N = table.prompts[view], np.asarray(table.batch.group_N)
+    members: dict[int, list[_Path]] = {}
     for local, row in enumerate(chosen):
-        if prompts[row] is not None:
-            members.setdefault(int(group_N[row]), []).append(local)
-    paths = {}
-    for local, row in enumerate(chosen):
-        if prompts[row] is not None:
-            length = len(table.rows[row].answer_ids)
-            paths[local] = (prompts[row], np.asarray(answers.ids_NA)[row, : max(length - 1, 0)])
-    trees = [t for rows in members.values() for t in _trees(rows, paths, bucket, view)]
-    writer = _Writer(bucket, shapes)
-    for tree in sorted(trees, key=lambda t: -t.size):
-        writer.place(tree, view)
-    return writer.packed()
+        prompt = prompts[row]
+        if prompt is not None:
+            answer = np.asarray(table.rows[row].answer_ids, np.int32)
+            path = _Path(local, np.concatenate([prompt, answer[:-1]]).astype(np.int32), answer)
+            members.setdefault(int(group_N[row]), []).append(path)
+    return [_tree(paths) for paths in members.values()]
 
 
-def _trees(rows: list[int], paths: Mapping[int, tuple], bucket: Bucket, view: str) -> list[_Node]:
-    """The prefix tree of these rows, or several when one would not fit into a packed row."""
-    tree = _prefix_tree(sorted(rows, key=lambda r: tuple(paths[r][0])), paths, 0)
-    if tree.size <= bucket.slots and tree.count < bucket.nodes:
-        return [tree]
-    if len(rows) == 1:
-        raise FitError(
-            f"a row of view {view!r} needs {tree.size} slots, but the declared shape has "
-            f"{bucket.slots} per packed row. Raise the prompt or context limit."
-        )
-    half = len(rows) // 2
-    return _trees(rows[:half], paths, bucket, view) + _trees(rows[half:], paths, bucket, view)
+def _tree(paths: Sequence[_Path]) -> _Tree:
+    ordered = tuple(sorted(paths, key=lambda path: path.order))
+    ids, positions, slots_of = [], [], []
+    until = np.zeros(sum(len(path.ids) for path in ordered), np.int32)
+    slots, before, last = 0, np.zeros(0, np.int32), np.zeros(0, np.int32)
+    for path in ordered:
+        common = _common(last, path.ids)
+        until[before[common:]] = slots  # nothing more comes below these
+        ids.append(path.ids[common:])
+        positions.append(np.arange(common, len(path.ids)))
+        new = np.arange(slots, slots + len(path.ids) - common)
+        before, last = np.concatenate([before[:common], new]), path.ids
+        slots += len(new)
+        slots_of.append(before[path.start - 1 :][: len(path.answer)])
+    until[before] = slots
+    none = np.zeros(0, np.int64)
+    targets = np.concatenate([none, *(path.answer for path in ordered)])
+    pairs, index = np.unique(np.concatenate([none, *slots_of]) << 32 | targets, return_inverse=True)
+    return _Tree(
+        paths=ordered,
+        ids=np.concatenate([none, *ids]),
+        positions=np.concatenate([none, *positions]),
+        until=until[:slots],
+        read=pairs >> 32,
+        target=pairs & 0xFFFFFFFF,
+        index=tuple(np.split(index, np.cumsum([len(path.answer) for path in ordered]))[:-1]),
+    )
 
 
-def _prefix_tree(rows: list[int], paths: Mapping[int, tuple], depth: int) -> _Node:
-    """Rows sorted by prompt, all equal on their first `depth` tokens -> the tree from there on."""
-    first, last = paths[rows[0]][0], paths[rows[-1]][0]
-    shared = depth
-    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
-        shared += 1
-    children, start = [], 0
-    while start < len(rows):
-        prompt, answer = paths[rows[start]]
-        if len(prompt) == shared:
-            children.append(_Node(answer, row=rows[start]))
-            start += 1
-            continue
-        stop = start
-        while stop < len(rows) and paths[rows[stop]][0][shared] == prompt[shared]:
-            stop += 1
-        children.append(_prefix_tree(rows[start:stop], paths, shared))
-        start = stop
-    return _Node(np.asarray(first[depth:shared], np.int32), tuple(children))
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    """How many tokens are the same from the start on."""
+    least = min(len(a), len(b))
+    differs = np.flatnonzero(a[:least] != b[:least])
+    return int(differs[0]) if len(differs) else least
 
 
-class _Writer:
-    """Fills the arrays of one `Packed`."""
-
-    def __init__(self, bucket: Bucket, shapes: Shapes):
-        B, S, L = bucket.rows, bucket.slots, bucket.nodes
-        self.bucket = bucket
-        self.ids_BS = np.zeros((B, S), np.int32)
-        self.positions_BS = np.zeros((B, S), np.int32)
-        self.node_BS = np.zeros((B, S), np.int32)
-        self.ancestor_BLL = np.zeros((B, L, L), bool)
-        self.index_NA = np.zeros((shapes.rows, shapes.answer), np.int32)
-        self.used = np.zeros(B, np.int64)
-        self.nodes = np.ones(B, np.int64)
-
-    def place(self, tree: _Node, view: str) -> None:
-        fits = (self.used + tree.size <= self.bucket.slots) & (
-            self.nodes + tree.count <= self.bucket.nodes
-        )
+def _bins(trees: Sequence[_Tree], bucket: Bucket, view: str) -> list[_Tree]:
+    """The trees in as many packed rows, each row one tree of all that stands in it."""
+    sizes = [tree.size for tree in trees]
+    whole = sum(sizes, start=np.zeros(2, int))
+    if (whole > bucket.rows * bucket.size).any():
+        raise FitError(_too_much(view, bucket, f"the rows need {whole.tolist()}"))
+    parts = [part for tree in trees for part in _fitting(tree, bucket, view)]
+    bins: list[list[_Path]] = [[] for _ in range(bucket.rows)]
+    room_B = np.tile(bucket.size, (bucket.rows, 1))
+    for tree in sorted(parts, key=lambda t: -len(t.ids)):
+        fits = (room_B >= tree.size).all(-1)
         if not fits.any():
-            raise FitError(
-                f"the rows of view {view!r} do not fit into {self.bucket.rows} packed rows of "
-                f"{self.bucket.slots} slots ({int(self.used.sum())} used, {tree.size} needed "
-                "next). Use more micro-batches or a larger declared shape."
-            )
-        self._write(tree, int(np.argmax(fits)), (), 0, -1)
+            left = f"{room_B.max(0).tolist()} are left, {tree.size.tolist()} needed next"
+            raise FitError(_too_much(view, bucket, left))
+        b = int(np.argmax(fits))
+        room_B[b] -= tree.size
+        bins[b] += tree.paths
+    return [_tree(paths) for paths in bins]
 
-    def _write(
-        self, node: _Node, b: int, path: tuple[int, ...], position: int, before: int
-    ) -> None:
-        """Writes a node and its subtree; `before` is the flat slot of the token before it."""
-        name, start = int(self.nodes[b]), int(self.used[b])
-        stop = start + len(node.ids)
-        self.nodes[b] += 1
-        self.used[b] = stop
-        self.ids_BS[b, start:stop] = node.ids
-        self.positions_BS[b, start:stop] = np.arange(position, position + len(node.ids))
-        self.node_BS[b, start:stop] = name
-        self.ancestor_BLL[b, name, [*path, name]] = True
-        flat = b * self.bucket.slots + np.arange(start, stop)
-        if node.row is not None:
-            self.index_NA[node.row, 0] = before
-            self.index_NA[node.row, 1 : 1 + len(flat)] = flat
-        last = int(flat[-1]) if len(flat) else before
-        for child in node.children:
-            self._write(child, b, (*path, name), position + len(node.ids), last)
 
-    def packed(self) -> Packed:
-        return Packed(
-            self.ids_BS, self.positions_BS, self.node_BS, self.ancestor_BLL, self.index_NA
-        )
+def _fitting(tree: _Tree, bucket: Bucket, view: str) -> list[_Tree]:
+    """The tree, or several of its paths where it would not fit into a packed row."""
+    if (tree.size <= bucket.size).all():
+        return [tree]
+    if len(tree.paths) == 1:
+        raise FitError(_too_much(view, bucket, f"a row needs {tree.size.tolist()}"))
+    half = len(tree.paths) // 2
+    parts = (_tree(tree.paths[:half]), _tree(tree.paths[half:]))
+    return [small for part in parts for small in _fitting(part, bucket, view)]
+
+
+def _too_much(view: str, bucket: Bucket, what: str) -> str:
+    return (
+        f"the rows of view {view!r} do not fit: {what} (slots, reads), but the declared shape has "
+        f"{bucket.rows} packed rows of {bucket.size.tolist()}. Raise the prompt, context or answer "
+        "limit, or use more micro-batches."
+    )
+
+
+def _side_by_side(trees: Sequence[_Tree], shapes: Shapes, bucket: Bucket) -> Packed:
+    """One tree per packed row, padded."""
+    B, S, R = bucket.rows, bucket.slots, bucket.reads
+    ids_BS, positions_BS, until_BS = (np.zeros((B, S), np.int32) for _ in range(3))
+    read_BR, target_BR = (np.zeros((B, R), np.int32) for _ in range(2))
+    index_NA = np.zeros((shapes.rows, shapes.answer), np.int32)
+    for b, tree in enumerate(trees):
+        slots, reads = tree.size
+        ids_BS[b, :slots] = tree.ids
+        positions_BS[b, :slots] = tree.positions
+        until_BS[b, :slots] = tree.until
+        read_BR[b, :reads] = tree.read
+        target_BR[b, :reads] = tree.target
+        for path, index in zip(tree.paths, tree.index, strict=True):
+            index_NA[path.row, : len(index)] = b * R + index
+    return Packed(ids_BS, positions_BS, until_BS, read_BR, target_BR, index_NA)

@@ -4,7 +4,7 @@
     x      = x + Attention(RMSNorm(x));  x = x + SwiGLU(RMSNorm(x))          for every layer
     hidden = RMSNorm(x)                                                      logits = hidden · head
 
-Who sees whom is the caller's business: a boolean mask over slots, and a position for each slot.
+Who sees whom is the caller's business: a mask over slots, and a position for each slot.
 So padding, packed sequences, shared prefixes and cached decoding are the same code, and the
 sampler's log-probs are the trainer's.
 """
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.models.attention import UNSEEN, Trees, attend, attend_trees
 from jaxevo.models.table import DecoderConfig, RopeScaling, Weight, map_table
 from jaxevo.types import Array, Params
 
@@ -34,10 +35,6 @@ __all__ = [
     "unembed",
 ]
 
-# Finite, so that a slot that sees nothing averages over all slots instead of becoming NaN; below
-# any score by so much that exp() of the difference is exactly 0 in float32.
-UNSEEN = -1e30
-
 # Of each layer: keys "k" and values "v" [rows, kv_heads, C, head_dim]. Heads stand before slots, as
 # the products over slots want them: no step moves old keys.
 Cache = tuple[dict[str, jax.Array], ...]
@@ -48,7 +45,7 @@ def apply(
     params: Params,
     ids_BS: Array,
     positions_BS: Array,
-    mask_BSC: Array,
+    mask: Array | Trees,
     *,
     cache: Cache | None = None,
     slot: Array | int = 0,
@@ -61,8 +58,9 @@ def apply(
       params: nested dict as in `jaxevo.models.table`; its dtype is the dtype of the result.
       ids_BS: token ids; ids outside the vocabulary (only sensible in padding) are clipped.
       positions_BS: rotary position of every slot, from 0; any order, any repetition.
-      mask_BSC: bool, query slot s sees key slot c. C = S without a cache, else its capacity.
-        What stands in slots that nobody sees changes neither value nor gradient elsewhere.
+      mask: bool [B, S, C], query slot s sees key slot c; C = S without a cache, else its capacity.
+        Or packed token trees, without a cache. What stands in slots that nobody sees changes
+        neither value nor gradient elsewhere.
       cache: keys and values of earlier slots, from `init_cache`. Donate it to be updated in place.
         With a cache the layers are unrolled; weights from `split_layers` are then read in place.
       slot: cache slot of the first new key, the same for all rows; may be traced.
@@ -77,13 +75,14 @@ def apply(
     """
 
     if cache is None:
-        return _trunk(config, params, ids_BS, positions_BS, mask_BSC, remat=remat), None
+        return _trunk(config, params, ids_BS, positions_BS, mask, remat=remat), None
+    assert not isinstance(mask, Trees)
 
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
+    def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
         kept = _written(cache[index], k, v, slot)
-        return _attend(q, kept["k"], kept["v"], mask_BSC), kept
+        return attend(q, kept["k"], kept["v"], mask), kept
 
-    return _unrolled(config, params, ids_BS, positions_BS, attend)
+    return _unrolled(config, params, ids_BS, positions_BS, attend_cached)
 
 
 def decode(
@@ -128,7 +127,7 @@ def decode(
         product = jnp.einsum("nkmh,nkch->nkmc", q, k, preferred_element_type=jnp.float32)
         return jnp.where(seen[:, None, None], product * head_dim**-0.5, UNSEEN)
 
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
+    def attend_both(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
         kept, before = _written(own[index], k, v, slot), prefix[index]
         q = q.reshape(N, kv_heads, -1, head_dim)
         # All queries of a block against its prefix are one product.
@@ -140,7 +139,7 @@ def decode(
         mixed = mixed + jnp.einsum("nkmc,nkch->nkmh", on_own, kept["v"])
         return mixed.reshape(N, 1, -1), kept
 
-    hidden_N1D, own = _unrolled(config, params, ids_N[:, None], positions_N[:, None], attend)
+    hidden_N1D, own = _unrolled(config, params, ids_N[:, None], positions_N[:, None], attend_both)
     return hidden_N1D[:, 0], own
 
 
@@ -149,16 +148,20 @@ def _trunk(
     params: Params,
     ids_BS: Array,
     positions_BS: Array,
-    mask_BSC: Array,
+    mask: Array | Trees,
     *,
     remat: bool,
 ) -> jax.Array:
     """All layers as one scan, over slots that are all there."""
     rotation = rotary(config, positions_BS)
+    if isinstance(mask, Trees):
+        attend_seen = attend_trees(mask)
+    else:
+        attend_seen = functools.partial(attend, mask_BSC=mask)
 
     def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         q, k, v = _project(config, weights, x, rotation)
-        return _after(config, weights, x, _attend(q, k, v, mask_BSC)), None
+        return _after(config, weights, x, attend_seen(q, k, v)), None
 
     x_BSD = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
     x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, params["layers"])
@@ -305,21 +308,6 @@ def _written(
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=2)
 
     return {"k": write(kept["k"], k), "v": write(kept["v"], v)}
-
-
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Array:
-    """softmax(q · kᵀ / √head_dim) · v, each key-value head shared by a group of query heads.
-
-    q: [B, S, heads, head_dim]; k and v: [B, kv_heads, C, head_dim].
-    """
-    rows, slots, heads, head_dim = q.shape
-    kv_heads = k.shape[1]
-    grouped = q.reshape(rows, slots, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("bskgh,bkch->bkgsc", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_BSC[:, None, None], scores * head_dim**-0.5, UNSEEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bkgsc,bkch->bskgh", weights, v)
-    return mixed.reshape(rows, slots, heads * head_dim)
 
 
 # XLA on CPU takes seconds to compile a draw of some small shapes, e.g. (3, 24, 12). Whole blocks

@@ -1,7 +1,7 @@
 """The scorer: one forward pass over packed token trees, read at answer slots and probes.
 
-Here, and only here, the shift between positions and predictions happens: answer slot t is read
-from the hidden state of the token before it.
+The shift between positions and predictions has happened in `collect.pack`: what is read for answer
+slot t is the hidden state of the token before it. Heads run on what is read, and on nothing else.
 """
 
 from __future__ import annotations
@@ -13,15 +13,8 @@ import jax.numpy as jnp
 from jaxevo.heads import action_logp, values
 from jaxevo.kernels import fused_logprob
 from jaxevo.models import decoder
+from jaxevo.models.attention import Trees
 from jaxevo.types import Answers, Array, Packed, Params, Stream
-
-
-def attention_mask(packed: Packed) -> Array:
-    """mask_BSS: slot q sees slot k iff k's node is on q's path and k does not stand after q."""
-    rows = jnp.arange(packed.node_BS.shape[0])[:, None, None]
-    on_path = packed.ancestor_BLL[rows, packed.node_BS[:, :, None], packed.node_BS[:, None, :]]
-    causal = packed.positions_BS[:, None, :] <= packed.positions_BS[:, :, None]
-    return on_path & causal
 
 
 def score(
@@ -41,8 +34,8 @@ def score(
 
     Args:
       params: weights of one decoder.
-      packed: the rows' tokens under one context; `index_NA` tells which slot predicts what.
-      answers: by stream; `text` is always there.
+      packed: the rows' tokens under one context, and which slots predict what.
+      answers: by stream; `text` is always there, and read for its mask and probes alone.
       temperature: scalar > 0; log-probs and entropies are those of softmax(logits / temperature).
       config: the decoder's shape.
       read: any of `logp`, `entropy`, `hidden`, `values`.
@@ -52,29 +45,29 @@ def score(
       a Stream for each stream of answers, with the fields that were not read None.
     """
     hidden_BSD, _ = decoder.apply(
-        config, params, packed.ids_BS, packed.positions_BS, attention_mask(packed), remat=remat
+        config, params, packed.ids_BS, packed.positions_BS, Trees(packed.until_BS), remat=remat
     )
     D = hidden_BSD.shape[-1]
-    hidden_MD = hidden_BSD.reshape(-1, D)[packed.index_NA.reshape(-1)]
+    hidden_MD = jnp.take_along_axis(hidden_BSD, packed.read_BR[..., None], axis=1).reshape(-1, D)
     head_DV = decoder.unembed(config, params)
-    text = answers["text"]
-    shape = text.mask_NA.shape
+    text, index_NA = answers["text"], packed.index_NA
     logp_NA = entropy_NA = None
     if "logp" in read or "entropy" in read:
-        targets_M = jnp.asarray(text.ids_NA).reshape(-1)
+        targets_M = jnp.asarray(packed.target_BR).reshape(-1)
         out = fused_logprob(hidden_MD, head_DV, targets_M, temperature=temperature)
-        logp_NA, entropy_NA = out.logp_M.reshape(shape), out.entropy_M.reshape(shape)
+        logp_NA, entropy_NA = out.logp_M[index_NA], out.entropy_M[index_NA]
     keep = "hidden" in read
     others = {name: actions for name, actions in answers.items() if name != "text"}
-    context_ND = hidden_MD.reshape(*shape, D)[jnp.arange(shape[0]), text.probe_N]
+    rows = jnp.arange(index_NA.shape[0])
+    context_ND = hidden_MD[index_NA[rows, text.probe_N]]
     return {
         "text": Stream(
             logp_NA=logp_NA if "logp" in read else None,
             mask_NA=text.mask_NA,
             entropy_NA=entropy_NA if "entropy" in read else None,
-            hidden_NAD=hidden_MD.reshape(*shape, D) if keep else None,
+            hidden_NAD=hidden_MD[index_NA] if keep else None,
             head_DV=head_DV if keep else None,
-            values_NA=values(params, hidden_MD).reshape(shape) if "values" in read else None,
+            values_NA=values(params, hidden_MD)[index_NA] if "values" in read else None,
         ),
         **{
             name: Stream(

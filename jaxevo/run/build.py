@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ from jaxevo.types import (
 
 EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
 HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
+RUNGS = 13  # shapes of an update: 2^(-k/4) of the worst case, down to an eighth
+WIDEST_PAIR = 1024  # slots of a packed row up to which two groups share it: attention is quadratic
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
 
@@ -176,7 +179,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         bench, sampler=dataclasses.replace(bench.sampler, prompt_slots=sizes.context)
     )
     shapes = {
-        o.name: declare_shapes(o, sizes.objectives[o.name], options.micro_batches)
+        o.name: declare_shapes(o, sizes.objectives[o.name], options.micro_batches, len(devices))
         for o in recipe.objectives
     }
     learner = Learner(
@@ -211,27 +214,41 @@ def single_turn_sizes(recipe: Recipe, options: RunOptions, prompt_slots: int) ->
     return Sizes(prompt_slots, {objective.name: size for objective in recipe.objectives})
 
 
-def declare_shapes(objective: Objective, size: Size, micro_batches: int) -> Shapes:
-    """The static shapes of an objective's updates: as many prefix trees per micro-batch as rows
-    of the size's groups need, each with room in a packed row of its own."""
+def declare_shapes(
+    objective: Objective, size: Size, micro_batches: int, devices: int = 1
+) -> Shapes:
+    """The static shapes of an objective's updates: a ladder from an eighth of the worst case up.
+
+    The worst case is as many prefix trees per micro-batch as rows of the size's groups need, two
+    of them side by side in a packed row where that leaves a row for each device: rows that fill up
+    together waste less. Each rung has a sixth fewer slots than the one above, so an update computes
+    at most that much padding, and what its rows differ by.
+    """
     trees = -(-size.rows // size.group)
     trees = -(-trees // (objective.minibatch.count * micro_batches))
-    # A tree of n rows has at most n answers, n ends of prompts and n - 1 branchings.
-    own = Bucket(rows=trees, slots=size.slots, nodes=3 * size.group + 1)
-    buckets: list[tuple[str, tuple[Bucket, ...]]] = [(OWN, (own,))]
+    beside = 2 if trees % (2 * devices) == 0 and 2 * size.slots <= WIDEST_PAIR else 1
+    rows = trees // beside
+    longest = {OWN: 0}  # slots of a row whose context is its own; 0 where it shares its group's
     for view in objective.views:
         if view.context is not None:
-            longest = dict(view.context.options)["max_prompt_tokens"]
-            row_slots = longest + size.answer - 1
-            buckets.append((view.name, _ladder(own, size.group, row_slots)))
-    return Shapes(trees * size.group, size.answer, micro_batches, tuple(buckets), size.group)
+            limit = dict(view.context.options)["max_prompt_tokens"]
+            longest[view.name] = limit + size.answer - 1
+    reads = beside * size.group * size.answer
+    ladder = []
+    for fewer in range(RUNGS - 1, -1, -1):
+        share = 2.0 ** (-fewer / 4)
+        rung = []
+        for name, least in longest.items():
+            worst = beside * max(size.slots, size.group * least)
+            slots = max(_eights(share * worst), least)
+            # The last token of an answer is read, and takes no slot.
+            some = min(reads, _eights(share * reads) + beside * size.group)
+            rung.append((name, Bucket(rows, min(slots, worst), some)))
+        if tuple(rung) not in ladder:
+            ladder.append(tuple(rung))
+    return Shapes(trees * size.group, size.answer, micro_batches, tuple(ladder), size.group)
 
 
-def _ladder(own: Bucket, group: int, row_slots: int) -> tuple[Bucket, ...]:
-    """Buckets for rows whose contexts may all differ: a quarter, half and all of the worst case.
-
-    The largest always holds one group per packed row.
-    """
-    worst = group * row_slots
-    sizes = sorted({max(-(-worst // share), row_slots, own.slots) for share in (4, 2, 1)})
-    return tuple(dataclasses.replace(own, slots=size) for size in sizes)
+def _eights(count: float) -> int:
+    """Rounded up to a multiple of 8."""
+    return -(-math.ceil(count) // 8) * 8

@@ -128,12 +128,10 @@ def _compare(
     if packing == "alone":  # a group of its own has nothing to share
         rows = [dataclasses.replace(row, group=row.uid) for row in rows]
     N, A = len(rows), -(-answer // 4) * 4  # few programs are compiled
-    bucket = Bucket(rows=N, slots=prompt_slots + A - 1, nodes=4)
-    if packing == "shared":
-        groups = len({row.group for row in rows})
-        per_group = N // groups
-        bucket = Bucket(groups, prompt_slots + per_group * (A - 1), per_group + 3)
-    shapes = Shapes(N, A, 1, ((OWN, (bucket,)),))
+    groups = len({row.group for row in rows})
+    each = N // groups
+    bucket = Bucket(groups, prompt_slots + each * (A - 1), reads=each * A)
+    shapes = Shapes(N, A, 1, (((OWN, bucket),),))
     batch = jax.tree.map(lambda x: x[0], stack(tabulate(rows, answer_slots=A), range(N), shapes))
     forward = bind(score, config=loaded.config)
     logp_NA = np.asarray(_logp(loaded.params, batch, forward=forward))

@@ -15,19 +15,19 @@ def round_metrics(
 ) -> dict[str, float]:
     """One round's numbers.
 
-      Args:
-        rows: every row sampled in the round, judged, trained or not.
-        reports: per objective, one report per update as `step.learn` gives them.
+    Args:
+      rows: every row sampled in the round, judged, trained or not.
+      reports: per objective, one report per update as `step.learn` gives them.
 
-      Returns:
-    reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
-    `info["tally"]`, counts by name); length (mean sampled tokens), tokens (each sampled token
-    once, also where forks share it), finished_share (rows that ended by themselves), error_share
-    (verifier errors), entropy (nats per sampled token, as the sampler saw it),
-    zero_variance_share (groups whose rewards are all equal), and of the updates: loss,
-    loss/<term>, grad_norm (means over updates; those of an objective that is not called "policy"
-    begin with its name and a slash), logp_mismatch (largest |trainer - sampler| log-prob before
-    the first update).
+    Returns:
+      reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
+      `info["tally"]`, counts by name); length (mean sampled tokens), tokens (each sampled token
+      once, also where forks share it), finished_share (rows that ended by themselves), error_share
+      (verifier errors), entropy (nats per sampled token, as the sampler saw it),
+      zero_variance_share (groups whose rewards are all equal), logp_mismatch (largest
+      |trainer - sampler| log-prob before the first update), and of the updates: loss, loss/<term>,
+      grad_norm (means), padding_share (slots of the packed rows that held no token); those of an
+      objective that is not called "policy" begin with its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -53,6 +53,8 @@ def round_metrics(
         for key in report[0]:
             if key in ("loss", "grad_norm") or key.startswith("loss/"):
                 metrics[prefix + key] = _mean([float(r[key]) for r in report])
+        filled, declared = np.sum([r["slots"] for r in report], axis=0)
+        metrics[f"{prefix}padding_share"] = float(1.0 - filled / declared)
     metrics["logp_mismatch"] = _mismatch(rows, reports)
     return metrics
 

@@ -257,14 +257,14 @@ def test_prefixes_of_one_problem_are_packed_as_a_tree(run, labelled):
     objective, rows = run.recipe.objectives[0], experience["value"]
     shapes = run.learner.shapes["value"]
     table = prepare(rows, objective, shapes.answer, run.bench.model.tokenizer)
-    bucket = dict(shapes.buckets)[OWN][-1]
+    bucket = dict(shapes.ladder[-1])[OWN]
     packed = lay_out(table, range(len(rows)), OWN, shapes, bucket)
     prefixes = {
         (row.group, tuple(row.prompt_ids[: n + 1].tolist()))
         for row in rows
         for n in range(len(row.prompt_ids))
     }
-    used = int((packed.node_BS > 0).sum())
+    used = int((packed.until_BS > 0).sum())
     assert used == len(prefixes)
     assert used < 0.6 * sum(len(row.prompt_ids) for row in rows)
 
@@ -287,8 +287,10 @@ def test_old_log_probs_are_read_in_parts_where_the_solutions_do_not_fit_together
     _, experience = labelled
     rows, objective = experience["policy"], run.recipe.objectives[1]
     shapes = run.learner.shapes["policy"]
-    ((view, (bucket,)),) = shapes.buckets
-    narrow = dataclasses.replace(shapes, buckets=((view, (dataclasses.replace(bucket, rows=1),)),))
+    ((view, bucket),) = shapes.ladder[-1]
+    longest = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    small = dataclasses.replace(bucket, rows=1, slots=longest)
+    narrow = dataclasses.replace(shapes, ladder=(((view, small),),))
     learner = dataclasses.replace(run.learner, shapes={"policy": narrow})
     table = prepare(rows, objective, narrow.answer, run.bench.model.tokenizer)
     with pytest.raises(FitError):

@@ -177,7 +177,7 @@ def test_garbage_under_mask_0_changes_neither_loss_nor_gradient(start):
         log_kept_NA=np.where(masked, np.inf, text.log_kept_NA),
     )
     packed = batch.layouts[OWN]
-    empty = packed.node_BS == 0
+    empty = packed.until_BS == 0
     dirty_packed = dataclasses.replace(
         packed,
         ids_BS=np.where(empty, 9, packed.ids_BS),

@@ -43,7 +43,8 @@ def test_any_contexts_within_their_limit_fit(drawn):
     batch = stack(table, range(P * G), shapes)
     slots = batch.layouts["teacher"]
     for n, ids in enumerate(drawn):
-        b, s = divmod(int(slots.index_NA[0, n, 0]), slots.ids_BS.shape[2])
+        b, r = divmod(int(slots.index_NA[0, n, 0]), slots.read_BR.shape[2])
+        s = slots.read_BR[0, b, r]
         assert slots.positions_BS[0, b, s] == len(ids) - 1
         assert slots.ids_BS[0, b, s] == ids[-1]
 

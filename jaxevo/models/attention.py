@@ -1,0 +1,125 @@
+"""Attention over masks and over packed token trees.
+
+A mask is dense: every product is computed, and hidden ones are thrown away. Of trees a TPU computes
+only the blocks in which anything is seen, with the splash kernels that come with JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxevo.kernels import is_one_tpu
+from jaxevo.types import Array, register
+
+# Finite, so that a slot that sees nothing averages over all slots instead of becoming NaN; below
+# any score by so much that exp() of the difference is exactly 0 in float32.
+UNSEEN = -1e30
+
+Attend: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+LANES = 128  # splash takes slots and head widths in multiples of a TPU's lanes
+BLOCKS = (512, 256, 128)  # slots of a splash block, the largest that divides
+
+Implementation: TypeAlias = Literal["dense", "splash", "splash_interpret"]
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Trees:
+    """Who sees whom in packed token trees: slot k is seen by slots q with k <= q < until_BS[b, k].
+
+    A slot of padding has 0 there; it sees itself and is seen by nobody else.
+    """
+
+    until_BS: Array
+
+    def mask(self) -> jax.Array:
+        """The same as mask_BSS."""
+        slots = jnp.arange(self.until_BS.shape[1])
+        behind = (slots <= slots[:, None]) & (slots[:, None] < self.until_BS[:, None, :])
+        return behind | (slots == slots[:, None])
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Array:
+    """softmax(q · kᵀ / √head_dim) · v, each key-value head shared by a group of query heads.
+
+    Args:
+      q: [B, S, heads, head_dim].
+      k, v: [B, kv_heads, C, head_dim].
+      mask_BSC: bool, who sees whom.
+
+    Returns:
+      [B, S, heads * head_dim]; the softmax is computed in float32.
+    """
+    rows, slots, heads, head_dim = q.shape
+    kv_heads = k.shape[1]
+    grouped = q.reshape(rows, slots, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("bskgh,bkch->bkgsc", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask_BSC[:, None, None], scores * head_dim**-0.5, UNSEEN)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    mixed = jnp.einsum("bkgsc,bkch->bskgh", weights, v)
+    return mixed.reshape(rows, slots, heads * head_dim)
+
+
+def attend_trees(trees: Trees, *, implementation: Implementation | None = None) -> Attend:
+    """`attend` without its mask, for all layers of a model: `(q, k, v) -> mixed`.
+
+    Args:
+      trees: as many packed rows as q, k and v will have.
+      implementation: `dense`, `splash` (for TPUs) or `splash_interpret` (its steps in XLA, to be
+        tested anywhere); None for `splash` on one TPU, else `dense`.
+
+    Raises:
+      ValueError: for an implementation that there is not.
+    """
+    name = implementation or ("splash" if is_one_tpu() else "dense")
+    if name == "dense":
+        mask_BSS = trees.mask()
+        return lambda q, k, v: attend(q, k, v, mask_BSS)
+    if name not in ("splash", "splash_interpret"):
+        raise ValueError(
+            f"implementation={name!r} is unknown; use 'dense', 'splash', 'splash_interpret' or "
+            "None."
+        )
+    return _splash(trees, interpret=name == "splash_interpret")
+
+
+def _splash(trees: Trees, *, interpret: bool) -> Attend:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    more_slots = -trees.until_BS.shape[1] % LANES
+    whole_BSS = Trees(jnp.pad(trees.until_BS, ((0, 0), (0, more_slots)))).mask()
+    block = next(size for size in BLOCKS if whole_BSS.shape[1] % size == 0)
+    blocks = splash.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+
+    def one(row: tuple[jax.Array, ...]) -> jax.Array:
+        mask_SS, *qkv = row
+        made: Any = splash.make_splash_mha_single_device(
+            mask_SS[None], block_sizes=blocks, interpret=interpret
+        )
+        # Under jit the maker turns a flag of the masks into an array, which its kernel branches on.
+        masks = (made.fwd_mask_info, made.dq_mask_info, made.dkv_mask_info)
+        masks = (mask._replace(is_dynamic_mask=True) for mask in masks)
+        kernel: Any = splash.SplashAttentionKernel(*masks, **made.kwargs)
+        return kernel(*qkv)
+
+    def attend_with(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        rows, slots, heads, head_dim = q.shape
+        padding = ((0, 0), (0, 0), (0, more_slots), (0, -head_dim % LANES))
+        scaled = q.swapaxes(1, 2) * head_dim**-0.5
+        mixed = jax.lax.map(one, (whole_BSS, *(jnp.pad(x, padding) for x in (scaled, k, v))))
+        return mixed[:, :, :slots, :head_dim].swapaxes(1, 2).reshape(rows, slots, heads * head_dim)
+
+    return attend_with

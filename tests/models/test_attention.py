@@ -1,0 +1,111 @@
+"""Attention over packed trees: every implementation is the dense one, gradients too."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxevo.kernels.aot import ENVIRONMENT, TOPOLOGIES
+from jaxevo.models.attention import Trees, attend, attend_trees
+
+
+def random_trees(generator, rows, slots):
+    """Stretches that lie in each other, as a tree laid out depth first, and padding."""
+    until_BS = np.zeros((rows, slots), np.int32)
+    for b in range(rows):
+        used = int(generator.integers(slots // 2, slots + 1))
+        open_until = [used]
+        for k in range(used):
+            while k >= open_until[-1]:
+                open_until.pop()
+            until_BS[b, k] = int(generator.integers(k + 1, open_until[-1] + 1))
+            open_until.append(until_BS[b, k])
+    return Trees(until_BS)
+
+
+def qkv(generator, rows, slots, heads, kv_heads, head_dim):
+    shapes = [(rows, slots, heads, head_dim)] + [(rows, kv_heads, slots, head_dim)] * 2
+    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def numpy_attention(q, k, v, mask_BSS):
+    B, S, H, _ = q.shape
+    out = np.zeros(q.shape)
+    for b in range(B):
+        for h in range(H):
+            kv = h * k.shape[1] // H
+            for s in range(S):
+                seen = np.flatnonzero(mask_BSS[b, s])
+                score = k[b, kv, seen].astype(np.float64) @ q[b, s, h] / np.sqrt(q.shape[-1])
+                weight = np.exp(score - score.max())
+                out[b, s, h] = weight @ v[b, kv, seen] / weight.sum()
+    return out.reshape(B, S, -1)
+
+
+def test_trees_say_who_sees_whom():
+    # 0 1 are a prompt, 2 3 one answer, 4 another, 5 is padding.
+    mask_SS = np.asarray(Trees(np.array([[5, 5, 4, 4, 5, 0]])).mask()[0])
+    assert [np.flatnonzero(row).tolist() for row in mask_SS] == [
+        [0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [5],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("implementation", ["dense", "splash_interpret"])
+def test_attention_over_trees_is_softmax_over_what_is_seen(implementation):
+    generator = np.random.default_rng(0)
+    trees, args = random_trees(generator, 2, 40), qkv(generator, 2, 40, 4, 2, 8)
+    wanted = numpy_attention(*args, np.asarray(trees.mask()))
+    over = jax.jit(lambda trees, *x: attend_trees(trees, implementation=implementation)(*x))
+    np.testing.assert_allclose(over(trees, *args), wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("slots", [130, 256])
+def test_splash_has_the_gradients_of_dense_attention(slots):
+    generator = np.random.default_rng(1)
+    trees, args = random_trees(generator, 2, slots), qkv(generator, 2, slots, 2, 1, 16)
+    weight = generator.normal(size=(2, slots, 32)).astype(np.float32)
+
+    def gradients(implementation):
+        def loss(*args):
+            return (attend_trees(trees, implementation=implementation)(*args) * weight).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*args)
+
+    for own, wanted in zip(gradients("splash_interpret"), gradients("dense"), strict=True):
+        np.testing.assert_allclose(own, wanted, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
+@pytest.mark.parametrize(
+    "chip", [pytest.param(c, marks=pytest.mark.soak) if c != "v5p" else c for c in TOPOLOGIES]
+)
+def test_splash_compiles_for_tpus_without_the_scores(chip):
+    sizes = map(str, (2, 2048, 16, 8, 64))  # rows, slots, heads, key-value heads, their width
+    script = Path(__file__).with_name("aot_attention.py")
+    done = subprocess.run(
+        [sys.executable, str(script), chip, *sizes, "splash", "dense"],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    temporary = json.loads(done.stdout.splitlines()[-1])
+    assert temporary["splash"] < 0.3 * temporary["dense"]
+
+
+def test_a_slot_that_sees_nothing_is_finite():
+    args = qkv(np.random.default_rng(2), 1, 3, 1, 1, 4)
+    assert np.isfinite(attend(*args, jnp.zeros((1, 3, 3), bool))).all()
+
+
+def test_an_unknown_implementation_is_named():
+    with pytest.raises(ValueError, match="implementation='flash' is unknown"):
+        attend_trees(Trees(np.zeros((1, 4), np.int32)), implementation="flash")
