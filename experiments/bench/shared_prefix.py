@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import statistics
 import time
 from typing import Any
@@ -58,6 +57,7 @@ def _case(model: Any, case: tuple[int, int, int, float], repeats: int) -> dict[s
     import jax.numpy as jnp
 
     from jaxevo.models.scorer import score
+    from jaxevo.run.costs import matmul_rate
 
     prompt, answer, groups, _ = case
 
@@ -84,7 +84,7 @@ def _case(model: Any, case: tuple[int, int, int, float], repeats: int) -> dict[s
     loads, rates, found = [], [], {}
     for _ in range(1 + repeats):
         loads.append(load())
-        rates.append(_matmul_rate())
+        rates.append(matmul_rate())
         for name, batch in sides.items():
             start = time.perf_counter()
             found[name] = jax.block_until_ready(gradient(model.params, batch, advantage_N))
@@ -144,30 +144,9 @@ def _batch(rows: list[Any], answer: int) -> Any:
 
 def _flops(config: Any, batch: Any) -> float:
     """Products of forward and backward: layers and head, and attention over whole packed rows."""
-    B, S = batch.layouts["own"].ids_BS.shape
-    reads = batch.layouts["own"].read_BR.size
-    width, heads = config.width, config.heads * config.head_dim
-    layer = width * (2 * heads + 2 * config.kv_heads * config.head_dim + 3 * config.ffn_width)
-    trunk = config.layers * (6 * layer * B * S + 12 * heads * B * S * S)
-    return trunk + 8 * width * config.vocab_size * reads  # the head's logits are made twice
+    from jaxevo.run.costs import head_flops, trunk_flops
 
-
-@functools.cache
-def _product() -> Any:
-    import jax
-
-    return jax.jit(lambda a, b: a @ b)
-
-
-def _matmul_rate(size: int = 2048) -> float:
-    """FLOP/s of a float32 matrix product, the best of three."""
-    import jax
-    import jax.numpy as jnp
-
-    a, best = jnp.ones((size, size), jnp.float32), np.inf
-    jax.block_until_ready(_product()(a, a))
-    for _ in range(3):
-        start = time.perf_counter()
-        jax.block_until_ready(_product()(a, a))
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    packed = batch.layouts["own"]
+    B, S = packed.ids_BS.shape
+    trunk = 3 * trunk_flops(config, B * S, B * S * S)
+    return trunk + head_flops(config, packed.read_BR.size, products=4)
