@@ -38,6 +38,17 @@ def initial_state(
     return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))
 
 
+def state_shapes(recipe: Recipe, params: Params, **how: Any) -> TrainState:
+    """`initial_state` of shapes: what it would hold, without memory for it."""
+
+    def arrays(params: Params) -> tuple[Any, Any]:
+        state = initial_state(recipe, params, **how)
+        return state.params, state.optimizer
+
+    sets, optimizers = jax.eval_shape(arrays, params)
+    return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))
+
+
 def follow(recipe: Recipe, state: TrainState) -> TrainState:
     """Lets every parameter set that is due follow its leader."""
     params = dict(state.params)

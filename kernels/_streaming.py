@@ -32,6 +32,11 @@ def default_block(rows: int, vocabulary: int) -> int:
     return min(vocabulary, -(-even // _LANES) * _LANES)
 
 
+def block_bytes(rows: int, vocabulary: int) -> int:
+    """What `chunked` holds of logits at a time: a float32 block, its gradient, and a copy."""
+    return 3 * 4 * rows * default_block(rows, vocabulary)
+
+
 def scan_blocks(
     body: Callable[[Carry, jax.Array | int, int], Carry],
     carry: Carry,

@@ -36,6 +36,7 @@ ALLOWED = {
     "run": {
         "cache",
         "collect",
+        "kernels",
         "models",
         "parallel",
         "rewards",

@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return result | {
         "options": {**sizes, "repeats": args.repeats},
         "load_1min_by_pair": loads,
-        "ours": _side(sides["ours"]),
+        "ours": _side(sides["ours"]) | {"floor": sides["ours"]["floor"]},
         "trl": _side(sides["trl"]) | {"setting": setting, "tried": tried},
         "ratio": round(ratio, 2),
         "ratios": [round(r, 2) for r in ratios],

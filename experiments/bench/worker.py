@@ -26,7 +26,8 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
 
     Returns:
       seconds (import, load, then total at the end of the first round), rounds (metrics of each,
-      `seconds` being wall-clock between weights that are ready), prompts in the order asked.
+      `seconds` being wall-clock between weights that are ready), floor (what the products of a
+      round of longest answers take at this machine's rate), prompts in the order asked.
     """
     marks = {"import": _process_age()}
     import jax
@@ -34,8 +35,10 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
     from jaxevo.models import hub
     from jaxevo.recipes.grpo import grpo
     from jaxevo.run.build import build_run
+    from jaxevo.run.costs import matmul_rate
     from jaxevo.run.loop import one_round
     from jaxevo.run.options import RunOptions
+    from jaxevo.run.plan import round_work
 
     marks["import"] = _process_age()
     own = ("learning_rate", "question_tokens")
@@ -63,12 +66,14 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
         jax.block_until_ready(state.params)
         if index == 0:
             marks["total"] = _process_age()
-        kept = ("seconds_rollout", "seconds_update", "length", "reward")
+        kept = ("seconds_rollout", "seconds_update", "length", "reward", "padding_share")
         seconds = {
             "seconds": time.perf_counter() - start,
             "seconds_cpu": time.process_time() - busy,
         }
         measured.append({**seconds, **{name: metrics[name] for name in kept}})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    flops, rate = sum(work.flops for work in round_work(run)), matmul_rate()
     tokenizer = run.bench.model.tokenizer
     tasks = [run.bench.source.train(i) for i in range(rounds * options["prompts"])]
     rendered = [tokenizer.render(task.messages, template="chatml") for task in tasks]
@@ -80,7 +85,12 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
             {"ids": ids, "text": tokenizer.decode(ids), "answer": task.answer}
             for ids, task in zip(rendered, tasks, strict=True)
         ],
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak,
+        "floor": {
+            "tflop": round(flops / 1e12, 3),
+            "gflops_per_second": round(rate / 1e9, 1),
+            "seconds": round(flops / rate, 2),
+        },
     }
 
 

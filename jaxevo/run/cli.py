@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
     "eval": ("jaxevo.run.commands", "evaluate_model", "pass@k and maj@k on held-out problems"),
     "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
+    "plan": ("jaxevo.run.plan", "plan", "what a training run would need: jaxevo plan RECIPE [...]"),
     "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
     "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
     "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _keep_compiled_programs()
     try:
         command = getattr(importlib.import_module(module), function)
-        if name == "train":
-            return _train(command, rest)
+        if name in ("train", "plan"):
+            return _with_recipe(name, command, rest)
         return call(command, rest, prog=f"jaxevo {name}", summary=summary)
     except (UsageError, ValueError, FileNotFoundError, FileExistsError) as fault:
         return fail(" ".join(str(fault).split()))
@@ -67,32 +68,45 @@ def usage() -> str:
     )
 
 
-def _train(command: Callable[..., int], args: Sequence[str]) -> int:
+def _with_recipe(name: str, command: Callable[..., int], args: Sequence[str]) -> int:
+    """A command that takes a recipe, its options and those of a run."""
     from jaxevo.recipes import recipe_factory, recipe_names
     from jaxevo.run.options import RunOptions
 
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: jaxevo train {{{','.join(recipe_names())}}} [options]")
+        print(f"usage: jaxevo {name} {{{','.join(recipe_names())}}} [options]")
         return 0
     factory = recipe_factory(args[0])
+    switches = _SWITCHES[name]
     options = parse(
-        options_class(RunOptions, factory, _switches),
+        options_class(RunOptions, factory, switches),
         args[1:],
-        prog=f"jaxevo train {args[0]}",
+        prog=f"jaxevo {name} {args[0]}",
         description=(inspect.getdoc(factory) or "").split("\n")[0],
     )
     run = RunOptions(**pick(options, RunOptions))
     if "out" not in {a.split("=")[0].lstrip("-") for a in args}:
         run = dataclasses.replace(run, out=f"runs/{args[0]}-{run.task}-{run.seed}")
-    return command(factory(**pick(options, factory)), run, dry_run=options.dry_run)
+    return command(factory(**pick(options, factory)), run, **pick(options, switches))
 
 
-def _switches(*, dry_run: bool = False) -> None:
+def _train_switches(*, dry_run: bool = False) -> None:
     """Switches of the train command.
 
     Args:
       dry_run: print the resolved configuration and stop.
     """
+
+
+def _plan_switches(*, memory_gb: float = 0.0) -> None:
+    """Switches of the plan command.
+
+    Args:
+      memory_gb: plan for a device with so many free GB; 0 for what is free here.
+    """
+
+
+_SWITCHES: dict[str, Callable[..., None]] = {"train": _train_switches, "plan": _plan_switches}
 
 
 if __name__ == "__main__":

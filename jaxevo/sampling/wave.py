@@ -56,6 +56,37 @@ def _blocks_for(count: int, now: int) -> int:
     return now
 
 
+def _block_bytes(
+    config: decoder.DecoderConfig, itemsize: int, b: int, prompt_slots: int, new_tokens: int
+) -> int:
+    """Keys and values of a block whose rows have their longest answers."""
+    per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
+    return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
+
+
+def _most_blocks(cache_bytes: int, block_bytes: int) -> int:
+    """How many fit into the cache, of the numbers that programs are made for."""
+    fitting = max(cache_bytes // block_bytes, 1)
+    power = 1 << (fitting.bit_length() - 1)
+    return 3 * power // 2 if power >= 2 and 3 * power // 2 <= fitting else power
+
+
+def cache_need(
+    config: decoder.DecoderConfig,
+    itemsize: int,
+    *,
+    prompts: int,
+    samples: int,
+    prompt_slots: int,
+    new_tokens: int,
+    most: int,
+) -> int:
+    """Bytes of keys and values of a call at the most, where `most` are allowed."""
+    b, slots = block_rows(samples), prompt_bucket(prompt_slots, prompt_slots)
+    each = _block_bytes(config, itemsize, b, slots, new_tokens)
+    return each * min(_most_blocks(most, each), padded_count(prompts * -(-samples // b)))
+
+
 # ---------------------------------------------------------------------------- one call
 @dataclasses.dataclass
 class _Block:
@@ -104,7 +135,11 @@ class Wave:
         self.steps = call.new_tokens - 1 if call.new_tokens <= SHORT else CALL
         self.b = block_rows(call.samples)
         self.prompt_slots = prompt_bucket(max(map(len, call.prompts)), call.prompt_slots)
-        self.most_blocks = self._most_blocks()
+        itemsize = call.params["embed"].dtype.itemsize
+        self.most_blocks = _most_blocks(
+            call.cache_bytes,
+            _block_bytes(call.config, itemsize, self.b, self.prompt_slots, call.new_tokens),
+        )
 
         numbers: dict[bytes, int] = {}
         self.prompts: list[np.ndarray] = []  # each once
@@ -128,15 +163,6 @@ class Wave:
             length_N=np.zeros(N, np.int32),
             finish_N=np.zeros(N, np.int32),
         )
-
-    def _most_blocks(self) -> int:
-        """How many fit into the cache, of the numbers that programs are made for."""
-        config, itemsize = self.call.config, self.call.params["embed"].dtype.itemsize
-        per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
-        slots = self.prompt_slots + self.b * max(self.call.new_tokens - 1, 1)
-        fitting = max(self.call.cache_bytes // (per_slot * slots), 1)
-        power = 1 << (fitting.bit_length() - 1)
-        return 3 * power // 2 if power >= 2 and 3 * power // 2 <= fitting else power
 
     def run(self) -> Samples:
         """Draws everything that was asked for."""
