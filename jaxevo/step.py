@@ -62,6 +62,9 @@ def learn(
     table = prepare(rows, objective, shapes.answer, tokenizer)
     if objective.check is not None:
         objective.check(table.batch)
+    if objective.idle is not None:
+        idle_N = np.asarray(objective.idle(table.batch))
+        table = dataclasses.replace(table, idle=frozenset(np.flatnonzero(idle_N).tolist()))
     plans = [
         cut for _ in range(objective.epochs) for cut in minibatches(table, objective, generator)
     ]
@@ -89,7 +92,8 @@ def learn(
             params={**others, objective.trains: params},
             optimizer={**state.optimizer, objective.name: optimizer},
         )
-        reports.append({**report, "slots": slots, "trained": [rows[n] for n in chosen]})
+        told = {"trained": [rows[n] for n in chosen], "idle": [n in table.idle for n in chosen]}
+        reports.append({**report, **told, "slots": slots})
     return state, reports
 
 

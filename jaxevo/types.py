@@ -362,7 +362,9 @@ class Objective:
     optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
     the host for rows that this objective must not learn from. learns: the sources whose tokens have
     mask 1: the policy's own, `forced` ones for imitation, or probes. reset: `(counters) -> bool`,
-    whether the optimizer starts anew before the round's first update.
+    whether the optimizer starts anew before the round's first update. idle: `(batch) -> [N] bool`,
+    rows for which every term is 0 with gradient 0 whatever the policy says of them: they count in
+    denominators, but no forward pass is made for them.
     """
 
     name: str
@@ -379,6 +381,7 @@ class Objective:
     check: Bound | None = None
     learns: tuple[Source, ...] = ("policy",)
     reset: Bound | None = None
+    idle: Bound | None = None
 
     @property
     def updates(self) -> int:

@@ -1,8 +1,8 @@
 """From rewards to advantages, on the whole batch.
 
 `group_relative`, `leave_one_out`, `role_baselines` and `zero_variance_share` are pure functions on
-arrays; `baseline_advantage`, `group_advantage`, `leave_one_out_advantage`, `number_advantage` and
-`zero_advantage` are what an `Objective` takes.
+arrays; `baseline_advantage`, `group_advantage`, `leave_one_out_advantage`, `number_advantage`,
+`zero_advantage` and `no_advantage` are what an `Objective` takes.
 """
 
 from jaxevo.advantages.group import group_relative, leave_one_out, zero_variance_share
@@ -10,6 +10,7 @@ from jaxevo.advantages.objective import (
     baseline_advantage,
     group_advantage,
     leave_one_out_advantage,
+    no_advantage,
     number_advantage,
     zero_advantage,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "group_relative",
     "leave_one_out",
     "leave_one_out_advantage",
+    "no_advantage",
     "number_advantage",
     "role_baselines",
     "zero_advantage",

@@ -1,4 +1,4 @@
-"""The advantages of this package as `Objective.advantage`: `(batch) -> [N]`."""
+"""What an `Objective` takes as `advantage`, and as `idle`: `(batch) -> [N]`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxevo.advantages.group import group_relative, leave_one_out
 from jaxevo.types import Array, Batch
@@ -29,6 +30,11 @@ def group_advantage(
         singleton=singleton,
         real_N=batch.real_N,
     )
+
+
+def no_advantage(batch: Batch) -> np.ndarray:
+    """Rows with advantage 0, which teach nothing where every term is a multiple of it [N]."""
+    return np.asarray(batch.advantage_N) == 0.0
 
 
 def leave_one_out_advantage(batch: Batch) -> jax.Array:

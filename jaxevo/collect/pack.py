@@ -224,7 +224,7 @@ def _trees(table: Table, chosen: Sequence[int], view: str) -> list[_Tree]:
     prompts, group_N = table.prompts[view], np.asarray(table.batch.group_N)
     members: dict[int, list[_Path]] = {}
     for local, row in enumerate(chosen):
-        prompt = prompts[row]
+        prompt = None if row in table.idle else prompts[row]
         if prompt is not None:
             answer = np.asarray(table.rows[row].answer_ids, np.int32)
             path = _Path(local, np.concatenate([prompt, answer[:-1]]).astype(np.int32), answer)

@@ -14,11 +14,15 @@ from jaxevo.types import OWN, Answers, Batch, Objective, Row, Source, View
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The whole global batch on the host: arrays, and the prompt ids of every view by row."""
+    """The whole global batch on the host: arrays, and the prompt ids of every view by row.
+
+    idle: rows that need no forward pass (`Objective.idle`).
+    """
 
     batch: Batch
     prompts: Mapping[str, Sequence[np.ndarray | None]]
     rows: Sequence[Row]
+    idle: frozenset[int] = frozenset()
 
 
 def prepare(

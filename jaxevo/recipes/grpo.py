@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxevo.advantages import group_advantage
+from jaxevo.advantages import group_advantage, no_advantage
 from jaxevo.collect.waves import single_turn
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.reduce import Reduction, reducer
@@ -93,6 +93,8 @@ def grpo(
         views=views,
         epochs=epochs,
         minibatch=Minibatch(by="groups", count=minibatches),
+        # Groups whose rewards are all equal add nothing but tokens to divide by.
+        idle=None if kl_weight or entropy_weight else bind(no_advantage),
         check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
     )
     return Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))

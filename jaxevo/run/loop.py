@@ -123,8 +123,9 @@ def _records(
     for report in (r for reports_ in reports.values() for r in reports_):
         streams = {stream: action_signals(report, stream) for stream in report["signals"]}
         for n, row in enumerate(report["trained"]):
+            unseen = ("logp", "entropy") if report["idle"][n] else ()
             signals[row.uid] = {
-                stream: {name: x_NA[n] for name, x_NA in by_name.items()}
+                stream: {name: x_NA[n] for name, x_NA in by_name.items() if name not in unseen}
                 for stream, by_name in streams.items()
             }
     kept = {row.uid: row for rows in experience.values() for row in rows}

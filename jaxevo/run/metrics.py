@@ -26,8 +26,9 @@ def round_metrics(
       (verifier errors), entropy (nats per sampled token, as the sampler saw it),
       zero_variance_share (groups whose rewards are all equal), logp_mismatch (largest
       |trainer - sampler| log-prob before the first update), and of the updates: loss, loss/<term>,
-      grad_norm (means), padding_share (slots of the packed rows that held no token); those of an
-      objective that is not called "policy" begin with its name and a slash.
+      grad_norm (means), idle_share (rows that need no forward pass), padding_share (slots of the
+      packed rows that held no token); those of an objective that is not called "policy" begin with
+      its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -53,6 +54,7 @@ def round_metrics(
         for key in report[0]:
             if key in ("loss", "grad_norm") or key.startswith("loss/"):
                 metrics[prefix + key] = _mean([float(r[key]) for r in report])
+        metrics[f"{prefix}idle_share"] = _mean(np.concatenate([r["idle"] for r in report]))
         filled, declared = np.sum([r["slots"] for r in report], axis=0)
         metrics[f"{prefix}padding_share"] = float(1.0 - filled / declared)
     metrics["logp_mismatch"] = _mismatch(rows, reports)
@@ -82,8 +84,9 @@ def _mismatch(rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, A
     for first in (report[0] for report in reports.values()):
         for stream in (name for name, found in first["signals"].items() if "logp" in found):
             logp_NA = action_signals(first, stream)["logp"]
-            for row, logp_A in zip(first["trained"], logp_NA, strict=True):
-                if row.uid in fresh:  # others were sampled by the weights of an earlier round
+            for row, idle, logp_A in zip(first["trained"], first["idle"], logp_NA, strict=True):
+                # Others were sampled by the weights of an earlier round.
+                if row.uid in fresh and not idle:
                     said = _sampled_logp(row, stream)
                     gap = np.abs(logp_A[: len(said)] - said)
                     worst = max(worst, float(np.max(gap, initial=0.0, where=np.isfinite(said))))

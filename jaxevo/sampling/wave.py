@@ -25,6 +25,8 @@ CALL = 8  # steps of one call of the decode program, where answers are longer th
 SHORT = 17  # tokens of answers that are decoded in one call
 RING = 32  # places of the first ring of longer answers
 PREFILL = 4096  # prompt tokens, padding included, that pass through the model at a time
+BALANCE = 32  # products that take as long as reading a number, on two cores
+MOVE = 0.8  # of what a step costs: what it must come to for rows to move closer together
 LEAST_PROMPT = 128  # slots; shorter prompts are not worth programs of their own
 
 
@@ -47,21 +49,38 @@ def block_rows(samples: int) -> int:
     return next(b for b in (4, 3, 2, 1) if b <= samples and 5 * -(-samples // b) * b <= 6 * samples)
 
 
-def _blocks_for(count: int, now: int) -> int:
-    """Places for `count` blocks where there are `now`: as many, a half or quarter, or more."""
-    if count > now:
-        return padded_count(count)
-    while now >= 2 * count and now > 1:
-        now = -(-now // 2)
-    return now
-
-
 def _block_bytes(
     config: decoder.DecoderConfig, itemsize: int, b: int, prompt_slots: int, new_tokens: int
 ) -> int:
     """Keys and values of a block whose rows have their longest answers."""
     per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
     return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
+
+
+def narrowed(left: Sequence[int], b: int, now: int, prefix_cost: float) -> tuple[int, int]:
+    """Rows of a block and number of blocks for what is left: as they are, or much cheaper.
+
+    Args:
+      left: rows that go on, of each prompt.
+      b, now: rows of a block and blocks as they stand.
+      prefix_cost: what a block costs in a step beside its rows, in rows.
+    """
+
+    def cost(shape: tuple[int, int]) -> float:
+        return shape[1] * (shape[0] + prefix_cost)
+
+    sizes = sorted({b, max(b // 2, 1), 1})
+    shapes = [(size, padded_count(sum(-(-n // size) for n in left))) for size in sizes]
+    best = min(shapes, key=cost)
+    return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
+
+
+def _prefix_cost(config: decoder.DecoderConfig, prompt_slots: int) -> float:
+    """What a block's prefix costs in a step, which is read once, in what a row's products do."""
+    numbers = 2 * config.kv_heads * config.head_dim * prompt_slots
+    projections = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
+    weights = config.layers * config.width * (projections + 3 * config.ffn_width)
+    return BALANCE * config.layers * numbers / (weights + config.width * config.vocab_size)
 
 
 def _most_blocks(cache_bytes: int, block_bytes: int) -> int:
@@ -133,8 +152,9 @@ class Wave:
             "greedy": any(s.temperature == 0 for s in call.sampling),
         }
         self.steps = call.new_tokens - 1 if call.new_tokens <= SHORT else CALL
-        self.b = block_rows(call.samples)
+        self.b = block_rows(call.samples)  # of the blocks as they stand; fewer when few are left
         self.prompt_slots = prompt_bucket(max(map(len, call.prompts)), call.prompt_slots)
+        self.prefix_cost = _prefix_cost(call.config, self.prompt_slots)
         itemsize = call.params["embed"].dtype.itemsize
         self.most_blocks = _most_blocks(
             call.cache_bytes,
@@ -181,7 +201,14 @@ class Wave:
     # ------------------------------------------------------------------------ arrangement
     def _arranged(self, slots: Slots | None, blocks: list[_Block]) -> tuple[Slots, list[_Block]]:
         """Rows that have ended leave, waiting ones move in, where either is worth the move."""
-        live = list(self._regrouped(blocks))
+        b, wanted = self.b, 0
+        if slots is not None and not self.waiting:
+            left = collections.Counter(
+                block.prompt for block in blocks for n in block.requests if not self._done(n)
+            )
+            now = len(slots.prefix_length_Q)
+            b, wanted = narrowed(list(left.values()), self.b, now, self.prefix_cost)
+        live = list(self._regrouped(blocks, b))
         new = self._admitted(len(live))
         ring = self._ring(live, 0 if slots is None else slots.ring)
         started = list(self._started(new, ring if slots is None else slots.ring))
@@ -191,8 +218,8 @@ class Wave:
             wanted = padded_count(len(new))
         else:
             now = len(slots.prefix_length_Q)
-            wanted = _blocks_for(len(live) + len(new), now)
-            if not new and (wanted, ring) == (now, slots.ring):
+            wanted = wanted or max(padded_count(len(live) + len(new)), now)
+            if not new and (wanted, b, ring) == (now, self.b, slots.ring):
                 return slots, blocks
         parts = [] if slots is None else [slots]
         for part, part_blocks in started:
@@ -201,6 +228,7 @@ class Wave:
             for q, block in enumerate(part_blocks, first):
                 block.source = q
                 block.places = [q * self.b + i for i in range(len(block.requests))]
+        self.b = b
         return self._moved(parts, [*live, *new], wanted, ring), [*live, *new]
 
     def _moved(
@@ -226,16 +254,16 @@ class Wave:
         for first in range(0, len(requests), self.b):
             yield _Block(prompt, list(requests[first : first + self.b]))
 
-    def _regrouped(self, blocks: Sequence[_Block]) -> Iterator[_Block]:
-        """The rows that go on, in as few blocks as their prompts need."""
+    def _regrouped(self, blocks: Sequence[_Block], b: int) -> Iterator[_Block]:
+        """The rows that go on, in as few blocks of b as their prompts need."""
         found: dict[int, tuple[int, list[tuple[int, int]]]] = {}
         for q, block in enumerate(blocks):
             going = [(n, q * self.b + i) for i, n in enumerate(block.requests) if not self._done(n)]
             if going:
                 found.setdefault(block.prompt, (q, []))[1].extend(going)
         for prompt, (source, rows) in found.items():
-            for first in range(0, len(rows), self.b):
-                requests, places = zip(*rows[first : first + self.b], strict=True)
+            for first in range(0, len(rows), b):
+                requests, places = zip(*rows[first : first + b], strict=True)
                 yield _Block(prompt, list(requests), source, list(places))
 
     def _ring(self, live: Sequence[_Block], now: int) -> int:

@@ -153,6 +153,40 @@ def test_an_all_zero_advantage_batch_is_a_legal_step_without_a_gradient(start):
     assert float(report["loss"]) == 0.0
 
 
+def test_rows_without_advantage_need_no_forward_pass(start):
+    run = start(CASES[0])
+    rows = run.recipe.collect(run.bench.lab(run.state.params), run.state, run.memory)["policy"]
+    groups = sorted({row.group for row in rows})
+    rows = [  # the rewards of every other group are all equal
+        dataclasses.replace(row, rewards={"coin": float(n % 3 == 0 or row.group in groups[::2])})
+        for n, row in enumerate(rows)
+    ]
+    objective, found = run.recipe.objectives[0], []
+    assert objective.idle is not None
+    for changed in (objective, dataclasses.replace(objective, idle=None)):
+        state = run.state.replace(
+            params=jax.tree.map(lambda x: x.copy(), run.state.params),
+            optimizer=jax.tree.map(lambda x: x.copy(), run.state.optimizer),
+        )
+        found.append(
+            step.learn(
+                changed, run.learner, run.bench.model.tokenizer, state, rows,
+                np.random.default_rng(0),
+            )
+        )  # fmt: skip
+    (own, (report,)), (whole, (report_whole,)) = found
+    assert report["idle"] == [row.group in groups[::2] for row in rows]
+    assert not any(report_whole["idle"])
+    assert report["slots"][0] < 0.7 * report_whole["slots"][0]
+    assert float(report["loss"]) == pytest.approx(float(report_whole["loss"]), rel=1e-5, abs=1e-7)
+    assert float(report["grad_norm"]) == pytest.approx(float(report_whole["grad_norm"]), rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6),
+        own.params["policy"],
+        whole.params["policy"],
+    )
+
+
 def shortened(row, length):
     prompt, answer = row.segments
     cut = dataclasses.replace(answer, ids=answer.ids[:length], logp=answer.logp[:length])

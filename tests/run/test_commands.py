@@ -12,7 +12,7 @@ from jaxevo.run.evaluate import Evaluation, statistics
 
 @pytest.fixture(autouse=True)
 def _tiny_by_name(monkeypatch, tiny_model):
-    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype: tiny_model)
+    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights: tiny_model)
 
 
 def test_check_logp_compares_every_combination(tmp_path, capsys):

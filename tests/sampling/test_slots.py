@@ -13,7 +13,7 @@ from jaxevo.run.build import make_sampler
 from jaxevo.sampling import wave as module
 from jaxevo.sampling.drawing import draw_token
 from jaxevo.sampling.sampler import Sampling, publish
-from jaxevo.sampling.wave import block_rows, prompt_bucket
+from jaxevo.sampling.wave import block_rows, narrowed, prompt_bucket
 
 LONG = 70  # tokens: several calls, and a ring that grows twice
 KEY = jax.random.key(5)
@@ -163,7 +163,8 @@ def test_long_prompts_pass_through_in_chunks(model, plain):
 
 
 def test_a_second_wave_and_other_weights_compile_nothing(model):
-    prompts, sampler = prompts_of([5, 11, 3]), make_sampler(model, 11)
+    prompts = prompts_of([5, 11, 3])
+    sampler = dataclasses.replace(make_sampler(model, 11), eos_ids=())  # so lengths stay
     limit_N = np.linspace(2, 70, 12).astype(np.int32)
     sample(sampler, model, prompts, 4, LONG, limit_N=limit_N)
     programs = (module.start, module.decode, module.arrange)
@@ -171,6 +172,15 @@ def test_a_second_wave_and_other_weights_compile_nothing(model):
     other = dataclasses.replace(model, params=jax.tree.map(lambda x: x * 1.01, model.params))
     sample(sampler, other, prompts_of([4, 2, 9], seed=3), 4, LONG, limit_N=limit_N)
     assert [program._cache_size() for program in programs] == before
+
+
+def test_rows_that_are_left_move_closer_where_that_is_much_cheaper():
+    assert narrowed([4, 4, 4], b=4, now=3, prefix_cost=0.5) == (4, 3)
+    assert narrowed([4, 3, 4], b=4, now=3, prefix_cost=0.5) == (4, 3)  # one of 12 places is free
+    assert narrowed([1, 1, 1], b=4, now=3, prefix_cost=0.5) == (1, 3)
+    assert narrowed([2, 2], b=4, now=3, prefix_cost=0.5) == (2, 2)
+    assert narrowed([2, 2], b=4, now=2, prefix_cost=30.0) == (4, 2)  # a prefix is all that costs
+    assert narrowed([5], b=4, now=8, prefix_cost=0.5) == (2, 3)
 
 
 def test_sizes_of_blocks_and_buckets():
