@@ -94,7 +94,8 @@ class Verdict:
 class TaskSource:
     """Where problems come from: random access by one integer, so that a position is one integer.
 
-    `verifiers` map a name to `verify(task, text) -> Verdict`; the first one gives the reward.
+    `verifiers` map a name to `verify(task, text) -> Verdict`; the first one gives the reward. They
+    may be called on several threads at a time.
     """
 
     name: str

@@ -4,7 +4,8 @@ Both sides: SmolLM2-135M-Instruct from the same folder, the same prompt token id
 ChatML without a system turn: 23 tokens, or more where worked sums stand before them), 8 prompts x 8
 samples, at most 12 new tokens, temperature 1, a reward read off the text, float32, full fine-tune,
 one AdamW update (rate 5e-6, clip 1.0, no KL, constant rate). A round is sampling, rewards and
-update. Both processes live side by side and take turns, round by round, the other one waiting: the
+update; every row is computed, also where its group's rewards are equal and a run would leave it
+out. Both processes live side by side and take turns, round by round, the other one waiting: the
 speed of a shared machine drifts by tens of percent within minutes. The ratio is the median over
 pairs of neighbouring rounds; each side's first round is dropped.
 

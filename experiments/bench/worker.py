@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import sys
@@ -50,8 +51,11 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
             task = str(Path(folder) / "sums.jsonl")
             count = rounds * options["prompts"]
             Path(task).write_text(long_problems(model.tokenizer, count, tokens))
+        recipe = grpo(learning_rate=options["learning_rate"])
+        (objective,) = recipe.objectives
+        every_row = dataclasses.replace(objective, idle=None)  # as the other side has it
         run = build_run(
-            grpo(learning_rate=options["learning_rate"]),
+            dataclasses.replace(recipe, objectives=(every_row,)),
             RunOptions(model=model.name, task=task, rounds=rounds, eval_problems=0, **sizes),
             model=model,
         )

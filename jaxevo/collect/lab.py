@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import jax
@@ -34,6 +35,8 @@ from jaxevo.types import (
     Verdict,
     row_uid,
 )
+
+VERIFIERS = 4  # threads on which `attempt` verifies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Lab:
     Attributes:
       config: the run's sizes. position: the next problem's index, written back by the run loop.
       sampled: every row sampled in this round by uid, in its latest form, trained or not.
-      seconds: wall-clock spent sampling and verifying.
+      seconds: wall-clock spent sampling, and verifying what was not verified meanwhile.
       key: the run's key, from which rows' keys are made (`jaxevo.keys`).
     """
 
@@ -144,6 +147,29 @@ class Lab:
           stop: strings that end an answer, None for the run's.
         """
         samples = self.config.samples if samples is None else samples
+        rows, prompts = self._asked(tasks, samples, role)
+        return self._continue(rows, prompts, samples, params, new_tokens, stop)
+
+    def attempt(
+        self, tasks: Sequence[Task], *, params: str = "policy", role: str = "policy"
+    ) -> list[Row]:
+        """`verify(sample(tasks))`, each row verified on a thread while others are being sampled."""
+        samples = self.config.samples
+        rows, prompts = self._asked(tasks, samples, role)
+        judged: dict[int, Future[Row]] = {}
+        with ThreadPoolExecutor(VERIFIERS) as pool:
+
+            def ended(out: Samples, n: int) -> None:
+                judged[n] = pool.submit(self._judge, self._grow_row(rows[n], out, n))
+
+            self._continue(rows, prompts, samples, params, None, None, ended=ended)
+            with self._timed("verify"):
+                return self.record([judged[n].result() for n in range(len(rows))])
+
+    def _asked(
+        self, tasks: Sequence[Task], samples: int, role: str
+    ) -> tuple[list[Row], list[np.ndarray]]:
+        """Rows of the next wave that hold their prompts alone, and the prompts."""
         prompts = [np.array(self.tokenizer.render(t.messages), np.int32) for t in tasks]
         wave, rows = self._next_wave(), []
         for p, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
@@ -153,7 +179,7 @@ class Lab:
                 segment = Segment(ids=ids, source="prompt")
                 temperature = self.config.sampling.temperature
                 rows.append(Row(uid, task, group, (segment,), role=role, temperature=temperature))
-        return self._continue(rows, prompts, samples, params, new_tokens, stop)
+        return rows, prompts
 
     def fork(self, rows: Sequence[Row], copies: int = 1) -> list[Row]:
         """Rows that go on from these with randomness of their own: `copies` of each, in order.
@@ -204,6 +230,8 @@ class Lab:
         params: str,
         new_tokens: int | Sequence[int] | None,
         stop: tuple[str, ...] | None,
+        *,
+        ended: Callable[[Samples, int], None] | None = None,
     ) -> list[Row]:
         config = self.config
         sampling = config.sampling if stop is None else config.sampling.with_stop(stop)
@@ -219,6 +247,7 @@ class Lab:
                 new_tokens=config.new_tokens,
                 limit_N=limit_N.astype(np.int32),
                 sampling=sampling,
+                ended=ended,
             )
         return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])
 

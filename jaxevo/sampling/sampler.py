@@ -43,6 +43,7 @@ class Sampler:
         new_tokens: int,
         limit_N: Array | None = None,
         sampling: Sampling | Sequence[Sampling],
+        ended: Callable[[Samples, int], None] | None = None,
     ) -> Samples:
         """Draws `samples` answers per prompt; row n = prompt * samples + sample. Numpy out.
 
@@ -57,6 +58,8 @@ class Sampler:
           new_tokens: most tokens of any answer; a program is made for it.
           limit_N: most tokens of each answer; None for `new_tokens`.
           sampling: for all rows, or one for each, with the same stop strings.
+          ended: called once for each row n that has ended, while others go on, with samples whose
+            row n is complete.
 
         Raises:
           ValueError: an empty prompt, one longer than `prompt_slots`, or unlike stop strings.
@@ -88,6 +91,7 @@ class Sampler:
             ends=jax.device_put(Ends(eos_V, self.stop_table(stop) if stop else None)),
             prompt_slots=self.prompt_slots,
             cache_bytes=self.cache_bytes,
+            ended=ended,
         )
         return Wave(call).run()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -124,7 +124,8 @@ class Call:
     config, params: the model. prompts: token ids. key: of the run. uids: names of the N rows.
     new_tokens: most of any answer, by which programs are made. limit_N: most tokens of each.
     sampling: of each row. ends: what ends an answer. prompt_slots: of the longest prompt that may
-    ever come. cache_bytes: most bytes of keys and values in use (a move needs them twice).
+    ever come. cache_bytes: most bytes of keys and values in use (a move needs them twice). ended:
+    called with what is drawn and each row that is complete.
     """
 
     config: decoder.DecoderConfig
@@ -139,6 +140,7 @@ class Call:
     ends: Ends
     prompt_slots: int
     cache_bytes: int
+    ended: Callable[[Samples, int], None] | None = None
 
 
 class Wave:
@@ -186,6 +188,9 @@ class Wave:
 
     def run(self) -> Samples:
         """Draws everything that was asked for."""
+        if self.call.ended is not None:
+            for n in np.flatnonzero(self.call.limit_N <= 0):
+                self.call.ended(self.out, int(n))
         slots: Slots | None = None
         blocks: list[_Block] = []
         while self.waiting or self._live(blocks):
@@ -350,3 +355,5 @@ class Wave:
                 out.entropy_NR[n, span] = told.entropy[:new, place]
                 out.log_kept_NR[n, span] = told.log_kept[:new, place]
                 out.length_N[n], out.finish_N[n] = before + new, finish_N[place]
+                if self.call.ended is not None and self._done(n):
+                    self.call.ended(out, n)

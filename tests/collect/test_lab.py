@@ -1,6 +1,7 @@
 """The instruments: reproducible wherever they run, and honest about what was sampled."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -86,6 +87,36 @@ def test_verify_gives_reward_feedback_and_all_verdicts(bench):
     assert good.info["verdicts"] == {"last_integer": 1.0, "strict_integer": 1.0}
     assert bad.reward == 0.0
     assert row.task.answer in bad.feedback
+
+
+def test_an_attempt_is_a_sample_that_was_verified_meanwhile(bench):
+    threads = []
+
+    def watched(task, text):
+        threads.append(threading.current_thread())
+        return bench.source.verifiers["last_integer"](task, text)
+
+    source = dataclasses.replace(bench.source, verifiers={"watched": watched})
+    lab, other = (new_lab(dataclasses.replace(bench, source=source)) for _ in range(2))
+    rows = lab.attempt(lab.tasks())
+    assert len(threads) == len(rows)
+    assert threading.main_thread() not in threads
+    wanted = other.verify(other.sample(other.tasks()))
+    assert flat(rows) == flat(wanted)
+    for row, same in zip(rows, wanted, strict=True):
+        assert (row.uid, row.rewards, row.feedback) == (same.uid, same.rewards, same.feedback)
+        assert row.info == same.info
+        assert lab.sampled[row.uid] is row
+
+
+def test_an_attempt_tells_of_a_verifier_that_fails(bench):
+    def broken(task, text):
+        raise RuntimeError("no such judge")
+
+    source = dataclasses.replace(bench.source, verifiers={"broken": broken})
+    lab = new_lab(dataclasses.replace(bench, source=source))
+    with pytest.raises(RuntimeError, match="no such judge"):
+        lab.attempt(lab.tasks())
 
 
 def test_the_control_arm_hears_nothing_of_the_truth(bench):

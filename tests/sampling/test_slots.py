@@ -109,6 +109,23 @@ def test_rows_of_all_lengths_are_those_of_the_plain_sampler(model, plain, moves)
     assert sorted(rings) == list(rings)
 
 
+def test_each_row_is_told_of_when_it_is_complete(model, moves):
+    limit_N, told = np.array([70, 2, 9, 64, 1, 33, 12, 70, 20, 3, 41, 0], np.int32), {}
+
+    def ended(out, n):
+        assert n not in told
+        told[n] = (len(moves["decode"]), out.ids_NR[n, : out.length_N[n]].tolist())
+
+    prompts = prompts_of([5, 11, 3])
+    out = sample(make_sampler(model, 11), model, prompts, 4, LONG, limit_N=limit_N, ended=ended)
+    assert sorted(told) == list(range(12))
+    for n, (_, ids) in told.items():
+        assert ids == out.ids_NR[n, : out.length_N[n]].tolist()
+    calls = [calls for calls, _ in told.values()]
+    assert calls == sorted(calls)
+    assert calls[0] < calls[-1] == len(moves["decode"])
+
+
 def test_rows_wait_where_the_cache_is_small(model, plain, moves):
     prompts = prompts_of([4, 7, 7, 2, 6, 9], seed=1)
     config = model.config
