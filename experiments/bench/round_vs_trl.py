@@ -77,7 +77,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return result | {
         "options": {**sizes, "repeats": args.repeats},
         "load_1min_by_pair": loads,
-        "ours": _side(sides["ours"]) | {"floor": sides["ours"]["floor"]},
+        "ours": _side(sides["ours"])
+        | {
+            "floor": sides["ours"]["floor"],
+            "padding_share": round(
+                statistics.mean(r["padding_share"] for r in sides["ours"]["rounds"]), 3
+            ),
+        },
         "trl": _side(sides["trl"]) | {"setting": setting, "tried": tried},
         "ratio": round(ratio, 2),
         "ratios": [round(r, 2) for r in ratios],
