@@ -2,10 +2,10 @@
 
 SmolLM2-135M-Instruct, float32: Σ advantage · log-prob over the answers of groups of 8, forward and
 backward, without an optimizer. Tokens are random, so that answers share nothing but their prompt.
-Plain: each row by itself, none of it padding. Shared: packed rows as training has them. Both take
-turns; the first pair is dropped. `flops_ratio` counts products of the layers and the head, each row
-with its attention, on both sides; `floor_seconds` is what those of the shared side take at the rate
-of a large matrix product, measured between the pairs.
+Plain: each row by itself, none of it padding. Shared: one packed row for each group. Both take
+turns; the first pair is dropped. `flops_ratio` counts products of the layers and the head, and of
+attention those of slots with slots before them; `floor_seconds` is what they take at the rate of a
+large matrix product, measured between the pairs.
 """
 
 from __future__ import annotations
@@ -143,10 +143,10 @@ def _batch(rows: list[Any], answer: int) -> Any:
 
 
 def _flops(config: Any, batch: Any) -> float:
-    """Products of forward and backward: layers and head, and attention over whole packed rows."""
+    """Products of forward and backward: layers, head, attention to slots that stand before."""
     from jaxevo.run.costs import head_flops, trunk_flops
 
     packed = batch.layouts["own"]
     B, S = packed.ids_BS.shape
-    trunk = 3 * trunk_flops(config, B * S, B * S * S)
+    trunk = 3 * trunk_flops(config, B * S, B * S * S / 2)
     return trunk + head_flops(config, packed.read_BR.size, products=4)
