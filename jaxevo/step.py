@@ -147,12 +147,11 @@ def update(
     loss, norm = loss_K.sum(), optax.global_norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
-    changes, moved = objective.optimizer().update(gradient, optimizer, params)
-    stepped = (optax.apply_updates(params, changes), moved)
-    # Number by number, in place: a branch would hold weights and optimizer twice.
-    params, optimizer = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), stepped, (params, optimizer)
-    )
+    def step(params: Params, optimizer: Any) -> tuple[Params, Any]:
+        changes, optimizer = objective.optimizer().update(gradient, optimizer, params)
+        return optax.apply_updates(params, changes), optimizer
+
+    params, optimizer = jax.lax.cond(finite, step, lambda *same: same, params, optimizer)
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report
