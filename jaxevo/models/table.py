@@ -49,6 +49,12 @@ class DecoderConfig:
     tied: bool = True
     max_positions: int = 2048
 
+    @property
+    def layer_weights(self) -> int:
+        """Numbers in the matrices of one layer, each of which meets every slot in a product."""
+        projections = 2 * self.heads + 2 * self.kv_heads
+        return self.width * (projections * self.head_dim + 3 * self.ffn_width)
+
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
             raise ValueError(

@@ -16,9 +16,8 @@ from jaxevo.models.decoder import DecoderConfig
 
 def trunk_flops(config: DecoderConfig, slots: float, pairs: float) -> float:
     """Forward pass of all layers over so many slots, and pairs of a slot and one that it sees."""
-    projections = 2 * config.heads + 2 * config.kv_heads
-    weights = config.width * (projections * config.head_dim + 3 * config.ffn_width)
-    return config.layers * (2.0 * weights * slots + 4.0 * config.heads * config.head_dim * pairs)
+    attention = 4.0 * config.heads * config.head_dim * pairs
+    return config.layers * (2.0 * config.layer_weights * slots + attention)
 
 
 def head_flops(config: DecoderConfig, reads: float, products: int = 1) -> float:

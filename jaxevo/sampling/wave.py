@@ -78,9 +78,8 @@ def narrowed(left: Sequence[int], b: int, now: int, prefix_cost: float) -> tuple
 def _prefix_cost(config: decoder.DecoderConfig, prompt_slots: int) -> float:
     """What a block's prefix costs in a step, which is read once, in what a row's products do."""
     numbers = 2 * config.kv_heads * config.head_dim * prompt_slots
-    projections = (2 * config.heads + 2 * config.kv_heads) * config.head_dim
-    weights = config.layers * config.width * (projections + 3 * config.ffn_width)
-    return BALANCE * config.layers * numbers / (weights + config.width * config.vocab_size)
+    weights = config.layers * config.layer_weights + config.width * config.vocab_size
+    return BALANCE * config.layers * numbers / weights
 
 
 def _most_blocks(cache_bytes: int, block_bytes: int) -> int:
