@@ -59,6 +59,7 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
             RunOptions(model=model.name, task=task, rounds=rounds, eval_problems=0, **sizes),
             model=model,
         )
+    del model  # as a command does: the run has its own copy of the weights
     jax.block_until_ready(run.state.params)
     marks["load"] = _process_age() - marks["import"]
     state, memory, measured = run.state, run.memory, []

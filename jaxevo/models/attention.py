@@ -72,6 +72,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Arr
     return mixed.transpose(0, 3, 1, 2, 4).reshape(B, S, heads * head_dim)
 
 
+# Its backward pass keeps queries, keys and values, and forms the scores, S² per head, again.
+attend_again = jax.checkpoint(attend)
+
+
 def attend_trees(trees: Trees, *, implementation: Implementation | None = None) -> Attend:
     """`attend` without its mask, for all layers of a model: `(q, k, v) -> mixed`.
 
@@ -106,7 +110,7 @@ def _dense(q: jax.Array, k: jax.Array, v: jax.Array, *, mask_BSS: jax.Array) -> 
     for start in range(0, S, step):
         stop = min(start + step, S)
         seen = (k[:, :, :stop], v[:, :, :stop], mask_BSS[:, start:stop, :stop])
-        parts.append(attend(q[:, start:stop], *seen))
+        parts.append(attend_again(q[:, start:stop], *seen))
     return jnp.concatenate(parts, axis=1)
 
 

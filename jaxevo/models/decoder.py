@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.models.attention import UNSEEN, Trees, attend, attend_trees
+from jaxevo.models.attention import UNSEEN, Trees, attend, attend_again, attend_trees
 from jaxevo.models.table import DecoderConfig, RopeScaling, Weight, map_table
 from jaxevo.types import Array, Params
 
@@ -157,7 +157,7 @@ def _trunk(
     if isinstance(mask, Trees):
         attend_seen = attend_trees(mask)
     else:
-        attend_seen = functools.partial(attend, mask_BSC=mask)
+        attend_seen = functools.partial(attend_again, mask_BSC=mask)
 
     def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         q, k, v = _project(config, weights, x, rotation)
@@ -227,6 +227,7 @@ def init_cache(config: DecoderConfig, rows: int, capacity: int, dtype: Any = jnp
     return tuple({name: jnp.zeros(shape, dtype) for name in "kv"} for _ in range(config.layers))
 
 
+@functools.partial(jax.checkpoint, static_argnums=2)  # the backward pass keeps x alone
 def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """x / √(mean(x²) + eps) · scale over the last axis, computed in float32."""
     wide = x.astype(jnp.float32)

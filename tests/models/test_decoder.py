@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxevo.models import decoder
+from jaxevo.models.attention import Trees
 from jaxevo.models.table import FAMILIES, Weight, map_table, tensor_names, weight_table
 
 CONFIG = decoder.DecoderConfig(
@@ -169,6 +171,28 @@ def test_remat_saves_memory_and_changes_no_gradient(params):
     )
     bytes_kept, bytes_again = (c.memory_analysis().temp_size_in_bytes for c in (kept, again))
     assert bytes_again < 0.8 * bytes_kept
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_training_keeps_no_scores(params, packed):
+    rows, slots = 2, 37
+    mask = Trees(np.full((rows, slots), slots)) if packed else causal(rows, slots)
+
+    def backward(params):
+        def hidden(params):
+            ids_BS = np.zeros((rows, slots), int)
+            return decoder.apply(CONFIG, params, ids_BS, counting(rows, slots), mask)[0]
+
+        return jax.vjp(hidden, params)[1]
+
+    shapes = [x.shape for x in jax.tree.leaves(jax.eval_shape(backward, params))]
+    kept = [shape for shape in shapes if shape[:2] == (CONFIG.layers, rows)]
+    assert not any(shape[-2:] == (slots, slots) for shape in kept)
+    # The input, what attention mixed, what follows it, and both normed; queries, keys and values;
+    # the inner products of the feed-forward layer.
+    streams = 5 * CONFIG.width + (CONFIG.heads + 2 * CONFIG.kv_heads) * CONFIG.head_dim
+    floats = sum(map(math.prod, kept))
+    assert floats == CONFIG.layers * rows * slots * (streams + 2 * CONFIG.ffn_width)
 
 
 def test_llama3_scaling_keeps_fast_and_stretches_slow_turns():
