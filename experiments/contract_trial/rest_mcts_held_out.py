@@ -76,8 +76,8 @@ TRIED: list[dict[str, Any]] = [
      "seen": "0.053 to 0.046, 0.043 to 0.034"},
     {"seeds": [10, 11], "enough": 0.6, "prompts": 1024, "kept_labels": 1024, "minibatches": 32,
      "value_learning_rate": 1e-3,
-     "seen": "chosen. 0.053 to 0.042, 0.043 to 0.036; on searched prefixes 0.064 to 0.055, 0.069 to "
-     "0.061; rank correlation 0.61 to 0.69, 0.70 to 0.74"},
+     "seen": "chosen. 0.053 to 0.042, 0.043 to 0.036; on searched prefixes 0.064 to 0.055, 0.069 "
+     "to 0.061; rank correlation 0.61 to 0.69, 0.70 to 0.74"},
     {"seeds": [10, 11], "enough": 0.75, "prompts": 1024, "kept_labels": 1024, "minibatches": 32,
      "seen": "0.035 to 0.021, 0.029 to 0.027"},
 ]  # fmt: skip
