@@ -30,13 +30,31 @@ from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Recipe, Ro
 def run_round(
     recipe: Recipe, learner: Learner, lab: Any, state: TrainState, memory: Any
 ) -> tuple[TrainState, Any, Mapping[str, Sequence[Row]], dict[str, list[dict[str, Any]]]]:
-    """One round: experience, updates of every objective that got rows, followers, memory.
+    """One round: experience, memory, updates of every objective that got rows, followers.
 
     Returns:
       state, memory, experience, and per objective one report per update.
     """
+    experience = gather(recipe, lab, state, memory)
+    state, reports = improve(recipe, learner, lab, state, experience)
+    return state, recipe.grow(memory, experience), experience, reports
+
+
+def gather(recipe: Recipe, lab: Any, state: TrainState, memory: Any) -> Mapping[str, Sequence[Row]]:
+    """A round's rows by objective."""
     experience = recipe.collect(lab, state, memory)
     lab.close()  # the sampler's copy of the weights makes room for the update
+    return experience
+
+
+def improve(
+    recipe: Recipe,
+    learner: Learner,
+    lab: Any,
+    state: TrainState,
+    experience: Mapping[str, Sequence[Row]],
+) -> tuple[TrainState, dict[str, list[dict[str, Any]]]]:
+    """The updates of every objective that got rows, and the sets that follow; counts the round."""
     reports: dict[str, list[dict[str, Any]]] = {}
     for objective in recipe.objectives:
         rows = experience.get(objective.name, ())
@@ -45,8 +63,8 @@ def run_round(
                 objective, learner, lab.tokenizer, state, rows, lab.generator(objective.name)
             )
     stepped = any(bool(r["finite"]) for report in reports.values() for r in report)
-    state = advance_counters(follow(recipe, state) if stepped else state, lab.position, reports)
-    return state, recipe.grow(memory, experience), experience, reports
+    state = follow(recipe, state) if stepped else state
+    return advance_counters(state, lab.position, reports), reports
 
 
 def learn(

@@ -113,6 +113,7 @@ class Segment:
     before truncation; None where nothing sampled it or an edit made it stale (the trainer then
     recomputes it, and importance correction is refused). `log_kept` [n]: log of the probability
     mass that top-k / top-p / min-p kept, None when nothing was cut. `entropy` [n] in nats.
+    `weights_version`: how many rounds the weights that sampled it had been through; -1 for none.
     A `probe` is a place to read from: one id of any kind at the end of a row. What is read there,
     a value or the context of other actions, has seen the whole row.
     """
@@ -365,7 +366,8 @@ class Objective:
     mask 1: the policy's own, `forced` ones for imitation, or probes. reset: `(counters) -> bool`,
     whether the optimizer starts anew before the round's first update. idle: `(batch) -> [N] bool`,
     rows for which every term is 0 with gradient 0 whatever the policy says of them: they count in
-    denominators, but no forward pass is made for them.
+    denominators, but no forward pass is made for them. weighs_stale: whether rows of older weights
+    than those that start the round are weighed right, so that a round may be sampled ahead.
     """
 
     name: str
@@ -383,6 +385,7 @@ class Objective:
     learns: tuple[Source, ...] = ("policy",)
     reset: Bound | None = None
     idle: Bound | None = None
+    weighs_stale: bool = False
 
     @property
     def updates(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxevo.losses.policy import importance_weight
 from jaxevo.losses.reduce import masked
 from jaxevo.types import Batch, Stream
 
-Correction = Literal["none", "token", "sequence"]
+Correction = Literal["none", "token", "sequence", "token_mask", "sequence_mask"]
 Truncation = Literal["correct", "refuse", "ignore"]
 
 
@@ -29,16 +29,16 @@ def broadcast(
 ) -> dict[str, dict[str, jax.Array]]:
     """Every action gets its row's advantage, and a weight for the policy that really sampled it.
 
-    The sampler differs from the old policy in its numerics (`correction`) and in what it cut
-    (`truncation`): top-k, top-p and min-p sample from π/kept, so that a token's weight has a
-    factor `kept` <= 1.
+    The sampler differs from the old policy in its numerics, and in its weights where a round was
+    sampled ahead (`correction`), and in what it cut (`truncation`): top-k, top-p and min-p sample
+    from π/kept, so that a token's weight has a factor `kept` <= 1.
 
     | correction | truncation | weight |
     |---|---|---|
     | none | correct | kept |
     | none | ignore, refuse | (absent: 1) |
-    | token, sequence | correct, refuse | `importance_weight(ℓ_old, ℓ_behaviour)` |
-    | token, sequence | ignore | `importance_weight(ℓ_old, ℓ_behaviour + log kept)` |
+    | any other | correct, refuse | `importance_weight(ℓ_old, ℓ_behaviour)` |
+    | any other | ignore | `importance_weight(ℓ_old, ℓ_behaviour + log kept)` |
 
     Rows whose sampler log-probs are unknown get weight 1. Whether that is right, and whether
     "refuse" is kept, only the host can tell: `refuse_uncorrectable`.
@@ -47,8 +47,9 @@ def broadcast(
       batch: with `advantage_N` filled.
       now: current forward; only the masks are read.
       frozen: frozen views; `old` is read for a correction.
-      correction: none, or truncated importance weights per token or per row.
-      cap: the largest weight; only "token" and "sequence" read it.
+      correction: none, or importance weights per token or per row, cut at `cap` (TIS: token,
+        sequence) or 0 above it (MIS: token_mask, sequence_mask).
+      cap: the largest weight, above 0; not read without a correction.
       truncation: what to do about tokens that the sampler cut.
       streams: the streams of actions that get the credit.
 
@@ -79,7 +80,12 @@ def broadcast(
             if truncation == "ignore":
                 behaviour_NA = behaviour_NA + answers.log_kept_NA
             credit[stream]["weight"] = importance_weight(
-                old_NA, behaviour_NA, known_NA, level=correction, cap=cap
+                old_NA,
+                behaviour_NA,
+                known_NA,
+                level="token" if correction.startswith("token") else "sequence",
+                cap=cap,
+                outside="mask" if correction.endswith("mask") else "truncate",
             )
         elif truncation == "correct":
             credit[stream]["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
@@ -135,7 +141,8 @@ def _refuse_uncorrectable(batch: Batch, stream: str, correction: str, truncation
 
 
 def _check_options(correction: str, truncation: str) -> None:
-    if correction not in ("none", "token", "sequence"):
-        raise ValueError(f'correction must be "none", "token" or "sequence", got {correction!r}.')
+    known = get_args(Correction)
+    if correction not in known:
+        raise ValueError(f"correction must be one of {', '.join(known)}, got {correction!r}.")
     if truncation not in ("correct", "refuse", "ignore"):
         raise ValueError(f'truncation must be "correct", "refuse" or "ignore", got {truncation!r}.')

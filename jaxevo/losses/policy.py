@@ -109,7 +109,7 @@ def importance_weight(
     truncate:  min(max(w, floor), cap)  (TIS);   mask: w inside [floor, cap], else 0  (MIS)
 
     Args:
-      old_NA: log-prob under the trainer's numerics and the weights that sampled.
+      old_NA: log-prob under the trainer's numerics and the weights that start the phase.
       behaviour_NA: log-prob of the policy that really sampled.
       mask_NA: tokens that were sampled; all others get weight 1.
       level: one weight per token, or one per row.

@@ -29,6 +29,7 @@ def grpo(
     kl_estimator: Literal["k1", "k2", "k3"] = "k3",
     entropy_weight: float = 0.0,
     correction: Correction = "none",
+    correction_cap: float = 2.0,
     truncation: Truncation = "correct",
     epochs: int = 1,
     minibatches: int = 1,
@@ -55,7 +56,9 @@ def grpo(
       kl_weight: coefficient of the KL to the frozen start weights (paper: 0.04); 0 drops the set.
       kl_estimator: per-token KL estimator; k3 is the paper's.
       entropy_weight: coefficient of the entropy bonus in nats per token.
-      correction: importance weights between sampler and trainer (TIS), capped at 2.
+      correction: importance weights between sampler and trainer, per token or sequence, cut at the
+        cap (TIS) or, with mask, 0 above it (MIS; TRL: sequence_mask). --off-policy needs one.
+      correction_cap: the largest importance weight (verl, Tunix: 2; TRL: 3).
       truncation: what to do about cut probability mass when top-k, top-p or min-p is on.
       epochs: passes over each round's rows.
       minibatches: updates per epoch; groups stay whole.
@@ -80,7 +83,7 @@ def grpo(
     objective = Objective(
         name="policy",
         advantage=bind(group_advantage, scale=scale),
-        credit=bind(broadcast, correction=correction, truncation=truncation),
+        credit=bind(broadcast, correction=correction, cap=correction_cap, truncation=truncation),
         terms=tuple(terms),
         reduce=reducer(reduction, length=norm_length),
         optimizer=bind(
@@ -95,6 +98,7 @@ def grpo(
         minibatch=Minibatch(by="groups", count=minibatches),
         # Groups whose rewards are all equal add nothing but tokens to divide by.
         idle=None if kl_weight or entropy_weight else bind(no_advantage),
+        weighs_stale=correction != "none",
         check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
     )
     return Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))

@@ -66,9 +66,12 @@ class Bench:
         learner: Learner | None = None,
         round_index: int = 0,
         position: int = 0,
+        weights_version: int | None = None,
         evaluation: bool = False,
     ) -> Lab:
         """One round's instruments over named parameter sets; evaluation has its own randomness.
+
+        weights_version: rounds that the sets have been through, None for all before this one.
 
         The sampler gets its own copy of a set when a round first asks for it. `lab.map` needs a
         learner.
@@ -87,7 +90,7 @@ class Bench:
             round_index=round_index,
             position=position,
             seed=self.seed,
-            weights_version=round_index,
+            weights_version=round_index if weights_version is None else weights_version,
             coin=coin,
             learner=learner,
         )
@@ -163,8 +166,16 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     Of a model without weights (`hub.load(..., weights=False)`) the state is shapes as well.
 
     Raises:
-      ValueError: sizes that do not divide, unknown models or tasks.
+      ValueError: sizes that do not divide, unknown models or tasks, rounds ahead that the recipe
+        cannot weigh.
     """
+    for objective in recipe.objectives:
+        if options.off_policy and not objective.weighs_stale:
+            raise ValueError(
+                f"--off-policy {options.off_policy} gives {recipe.name!r} answers of older "
+                f"weights, which its objective {objective.name!r} does not correct for. Take "
+                "--off-policy 0, or where the recipe has --correction, set it to token or sequence."
+            )
     devices = jax.devices()[: options.devices or None]
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")

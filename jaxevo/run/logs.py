@@ -37,8 +37,9 @@ def rollout_record(
 
     All lists have one entry per answer token. `logp` is the behaviour policy's, the kept mass of a
     truncated sampler subtracted; null where nobody sampled. `mask` is 1 for sampled tokens only.
-    `sources` are runs of [source, length]. Other streams of actions stand in `actions`, a list per
-    action each. Numbers have five decimals; non-finite ones are null.
+    `sources` are runs of [source, length], and `versions` says for each how many rounds the weights
+    that sampled it had been through, -1 where nobody sampled. Other streams of actions stand in
+    `actions`, a list per action each. Numbers have five decimals; non-finite ones are null.
 
     Args:
       signals: stream -> name -> one number per action; longer arrays are cut, since batches pad.
@@ -77,6 +78,7 @@ def rollout_record(
         "tokens": token_texts(ids, tokenizer),
         "ids": ids,
         "sources": [[s.source, len(s.ids)] for s in answer if len(s.ids)],
+        "versions": [int(s.weights_version) for s in answer if len(s.ids)],
         "mask": mask,
         "logp": _joined(answer, [_behaviour(s) for s in answer]),
         "advantage": advantage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxevo.run.ahead import Ahead, gather_round
 from jaxevo.run.build import Run
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.console import Progress
@@ -19,10 +21,11 @@ from jaxevo.run.evaluate import evaluate
 from jaxevo.run.logs import RunLog, rollout_record
 from jaxevo.run.metrics import action_signals, round_metrics
 from jaxevo.run.report import write_report
-from jaxevo.step import run_round
+from jaxevo.step import improve
 from jaxevo.types import Row, TrainState
 
 PATIENCE = 3  # refused updates in a row that end a run
+KNOWN = ("advantage",)  # of a row that an update made no forward pass for
 
 
 class DivergedError(RuntimeError):
@@ -44,7 +47,8 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
         resumed = checkpoints.latest() is not None
         state, memory, config = run.state, run.memory, describe(run)
         spent: Mapping[str, float] = {}  # seconds by phase before this process
-        with RunLog(folder, append=resumed) as log:
+        off_policy = Ahead(run) if options.off_policy else contextlib.nullcontext()
+        with off_policy as ahead, RunLog(folder, append=resumed) as log:
             if resumed:
                 with progress.phase("restore"):
                     state, memory, meta = checkpoints.restore(state, memory)
@@ -60,7 +64,7 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
                     config["evaluation"].setdefault("before", scores)
                 phase = "first round" if index == 0 else "rounds"
                 with progress.phase(phase):
-                    state, memory, metrics, records = one_round(run, state, memory)
+                    state, memory, metrics, records = one_round(run, state, memory, ahead)
                 log.write_metrics(metrics | {f"eval/{n}": s for n, s in scores.items()})
                 log.write_rollouts(records)
                 progress.update(metrics)
@@ -85,28 +89,35 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
 
 
 def one_round(
-    run: Run, state: TrainState, memory: Any
+    run: Run, state: TrainState, memory: Any, ahead: Ahead | None = None
 ) -> tuple[TrainState, Any, dict[str, Any], list[dict[str, Any]]]:
-    """One round and its log lines: state, memory, metrics, rollout records."""
+    """One round and its log lines: state, memory, metrics, rollout records.
+
+    ahead: gathers the next round meanwhile, and has gathered this one if it was begun; None for
+    on-policy rounds.
+    """
     index, start = state.counters["round"], time.perf_counter()
-    lab = run.bench.lab(
-        state.params,
-        learner=run.learner,
-        round_index=index,
-        position=state.counters["position"],
-    )
-    state, memory, experience, reports = run_round(run.recipe, run.learner, lab, state, memory)
+    gathered = None if ahead is None else ahead.take()
+    waited = time.perf_counter() - start
+    if gathered is None:
+        gathered = gather_round(run, state, memory)
+        waited = sum(gathered.lab.seconds.values())
+    lab, experience = gathered.lab, gathered.experience
+    memory = run.recipe.grow(memory, experience)
+    if ahead is not None:
+        ahead.begin(state, memory, lab.position)
+    state, reports = improve(run.recipe, run.learner, lab, state, experience)
     reports = jax.device_get(reports)
     seconds = time.perf_counter() - start
     sampling = lab.seconds["sample"]
-    metrics = {"round": index, **round_metrics(list(lab.sampled.values()), reports)}
+    metrics = {"round": index, **round_metrics(list(lab.sampled.values()), reports, index)}
     metrics |= {
         "updates": state.counters["updates"],
         "skipped": state.counters["skipped"],
         "tokens_per_second": metrics["tokens"] / max(sampling, 1e-9),
         "seconds_round": seconds,
         "seconds_rollout": sampling + lab.seconds["verify"],
-        "seconds_update": seconds - sampling - lab.seconds["verify"],
+        "seconds_update": seconds - waited,
     }
     return state, memory, metrics, _records(run, index, lab.sampled, experience, reports)
 
@@ -123,9 +134,11 @@ def _records(
     for report in (r for reports_ in reports.values() for r in reports_):
         streams = {stream: action_signals(report, stream) for stream in report["signals"]}
         for n, row in enumerate(report["trained"]):
-            unseen = ("logp", "entropy") if report["idle"][n] else ()
+            idle = report["idle"][n]
             signals[row.uid] = {
-                stream: {name: x_NA[n] for name, x_NA in by_name.items() if name not in unseen}
+                stream: {
+                    name: x_NA[n] for name, x_NA in by_name.items() if name in KNOWN or not idle
+                }
                 for stream, by_name in streams.items()
             }
     kept = {row.uid: row for rows in experience.values() for row in rows}

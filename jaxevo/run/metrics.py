@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ from jaxevo.types import Row, Segment
 
 
 def round_metrics(
-    rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]]
+    rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]], round_index: int
 ) -> dict[str, float]:
     """One round's numbers.
 
     Args:
       rows: every row sampled in the round, judged, trained or not.
       reports: per objective, one report per update as `step.learn` gives them.
+      round_index: of the round that learnt from them.
 
     Returns:
       reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
@@ -25,10 +26,11 @@ def round_metrics(
       once, also where forks share it), finished_share (rows that ended by themselves), error_share
       (verifier errors), entropy (nats per sampled token, as the sampler saw it),
       zero_variance_share (groups whose rewards are all equal), logp_mismatch (largest
-      |trainer - sampler| log-prob before the first update), and of the updates: loss, loss/<term>,
-      grad_norm (means), idle_share (rows that need no forward pass), padding_share (slots of the
-      packed rows that held no token); those of an objective that is not called "policy" begin with
-      its name and a slash.
+      |trainer - sampler| log-prob before the first update; without rounds ahead, as weights are
+      equal then), and of the updates: loss, loss/<term>, grad_norm (means), weights_age (rounds
+      between the weights that sampled a token and this round's, mean over what was learnt),
+      idle_share (rows that need no forward pass), padding_share (slots of the packed rows that held
+      no token); those of an objective that is not called "policy" begin with its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -54,10 +56,15 @@ def round_metrics(
         for key in report[0]:
             if key in ("loss", "grad_norm") or key.startswith("loss/"):
                 metrics[prefix + key] = _mean([float(r[key]) for r in report])
+        learnt = _sampled({row.uid: row for r in report for row in r["trained"]}.values())
+        ages = [np.full(len(s.ids), round_index - s.weights_version) for s in learnt]
+        metrics[f"{prefix}weights_age"] = _mean(np.concatenate(ages or [np.zeros(0)]))
         metrics[f"{prefix}idle_share"] = _mean(np.concatenate([r["idle"] for r in report]))
         filled, declared = np.sum([r["slots"] for r in report], axis=0)
         metrics[f"{prefix}padding_share"] = float(1.0 - filled / declared)
-    metrics["logp_mismatch"] = _mismatch(rows, reports)
+    fresh = [r for r in rows if all(s.weights_version in (round_index, -1) for s in r.segments)]
+    if fresh or not rows:
+        metrics["logp_mismatch"] = _mismatch(fresh, reports)
     return metrics
 
 
@@ -65,7 +72,7 @@ def _mean(values: Any) -> float:
     return float(np.mean(values)) if len(values) else 0.0
 
 
-def _sampled(rows: Sequence[Row]) -> list[Segment]:
+def _sampled(rows: Iterable[Row]) -> list[Segment]:
     """What the policy sampled, once each: a fork has the segments of the row it goes on from."""
     found = (s for row in rows for s in row.answer if s.source == "policy")
     return list({id(s): s for s in found}.values())

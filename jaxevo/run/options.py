@@ -31,6 +31,10 @@ class RunOptions:
     top_p: float = option(1.0, "keep the smallest set with this mass, in (0, 1]")
     min_p: float = option(0.0, "keep tokens with this share of the largest probability, in [0, 1]")
     stop: tuple[str, ...] = option((), "strings that end an answer")
+    off_policy: int = option(
+        0,
+        "rounds that sampling is ahead of updates: 1 samples the next one meanwhile",
+    )
     prompt_tokens: int = option(0, "longest prompt, in tokens; 0 looks at the run's problems")
     template: Literal["chatml", "model", "plain"] = option(
         "chatml", "prompt form: bare ChatML turns, the model's own template, or plain text"
@@ -49,12 +53,19 @@ class RunOptions:
         least = {
             "rounds": 1, "seed": 0, "prompts": 1, "samples": 1, "max_new_tokens": 1,
             "prompt_tokens": 0, "micro_batches": 1, "eval_problems": 0, "eval_samples": 1,
-            "eval_every": 0, "checkpoint_every": 0, "keep": 1, "devices": 0,
+            "eval_every": 0, "checkpoint_every": 0, "keep": 1, "devices": 0, "off_policy": 0,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
             if value < low:
                 raise ValueError(f"--{_flag(name)} is {value}, but must be at least {low}.")
+        if self.off_policy > 1:
+            raise ValueError(f"--off-policy is {self.off_policy}, but must be 0 or 1.")
+        if self.off_policy and self.checkpoint_every == 1:
+            raise ValueError(
+                "--off-policy 1 has no effect with --checkpoint-every 1, as the round after a "
+                "checkpoint samples with its weights. Save more rarely."
+            )
         if self.temperature <= 0:
             raise ValueError(
                 f"--temperature is {self.temperature}, but training needs a value above 0: "

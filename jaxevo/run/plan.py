@@ -108,20 +108,20 @@ def make_plan(recipe: Recipe, options: RunOptions) -> Plan:
         most=sampler.cache_bytes,
     )
     rows = rollout.prompts * rollout.samples
-    memory: dict[str, dict[str, int]] = {
-        "rollout": {
-            **held,
-            "the sampler's copy": copies,
-            "keys and values": 2 * cache,  # two arrangements stand side by side when rows move
-            "logits": 2 * 4 * rows * config.vocab_size,
-        }
+    sampling = {
+        "the sampler's copy": copies,
+        "keys and values": 2 * cache,  # two arrangements stand side by side when rows move
+        "logits": 2 * 4 * rows * config.vocab_size,
     }
+    memory: dict[str, dict[str, int]] = {"rollout": {**held, **sampling}}
+    meanwhile = {"weights of the round before": copies, **sampling} if options.off_policy else {}
     for objective in recipe.objectives:
         shapes = run.learner.shapes[objective.name]
         gradient = _bytes(state.params[objective.trains])
         reads = sum(bucket.rows * bucket.reads for _, bucket in shapes.ladder[-1])
         memory[f"update {objective.name}"] = {
             **held,
+            **meanwhile,
             "gradient": gradient * (1 if shapes.micro == 1 else 2),
             "activations": _activations(run, objective),
             "loss": block_bytes(reads, config.vocab_size),

@@ -252,7 +252,7 @@ def test_rewards_are_signed_and_long_answers_cost(run):
     lab = run.bench.lab(run.state.params)
     free = tool_rollouts(lab, run.state, None, overlong=0.0, **options)["policy"]
     assert {name for row in free for name in row.rewards} == {"coin"}
-    metrics = round_metrics(list(lab.sampled.values()), {})
+    metrics = round_metrics(list(lab.sampled.values()), {}, 0)
     spent = [row.info["tally"]["spent_tokens"] for row in free]
     assert metrics["tally/spent_tokens"] == pytest.approx(np.mean(spent))
 

@@ -103,7 +103,7 @@ def test_problems_share_waves_and_only_what_is_sampled_is_counted(grown):
     waves = {wave_of(row) for row in steps}
     assert len(waves) <= HOW.iterations * (1 + HOW.roll_steps)
     assert len({row.group for row in steps if wave_of(row) == min(waves)}) == 4
-    tokens = round_metrics(list(lab.sampled.values()), {})["tokens"]
+    tokens = round_metrics(list(lab.sampled.values()), {}, 0)["tokens"]
     assert tokens == sum(len(row.segments[-1].ids) for row in lab.sampled.values())
     assert tokens < sum(row.sampled_tokens for row in lab.sampled.values())
     assert len(lab.sampled) > len(rows) - 4, "roll-outs are logged too"
@@ -143,7 +143,7 @@ def test_one_branch_is_decoding_a_chain(run, greedy_bench):
         lengths.append(len(rows[node].answer_ids))
         assert rows[node].answer_ids.tolist() == row.answer_ids.tolist()[: lengths[-1]]
     assert max(lengths) > 4
-    assert round_metrics(list(lab.sampled.values()), {})["tokens"] == sum(
+    assert round_metrics(list(lab.sampled.values()), {}, 0)["tokens"] == sum(
         len(rows[n].segments[-1].ids) for n in range(4, trees.count)
     )
 

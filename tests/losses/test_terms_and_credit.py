@@ -214,6 +214,11 @@ def test_weights_by_correction_and_truncation(correction, truncation, want):
         behaviour = FULL if truncation == "ignore" else FULL - KEPT
         direct = importance_weight(OLD, behaviour, MASK, level=correction, cap=1.01)
         assert_allclose(capped, direct, rtol=1e-5)
+        options["correction"] += "_mask"
+        cap = float(np.median(np.asarray(weight)[MASK])) + 1e-4
+        kept = broadcast(a_batch(), now, frozen, cap=cap, **options)["text"]["weight"]
+        assert 0 < np.sum(MASK & (weight > cap)) < MASK.sum()
+        assert_allclose(kept, np.where(MASK & (weight > cap), 0, weight), rtol=1e-6)
 
 
 def test_weights_are_one_at_equal_weights_when_truncation_is_ignored():
@@ -266,7 +271,7 @@ def test_broadcast_refuses_what_it_cannot_read():
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("correction", ["none", "token", "sequence"])
+@pytest.mark.parametrize("correction", ["none", "token", "sequence", "token_mask"])
 @pytest.mark.parametrize("truncation", ["correct", "refuse", "ignore"])
 def test_refusals_are_exactly_the_uncorrectable_cases(cut, known, correction, truncation):
     kept = np.zeros((N, A), np.float32)

@@ -40,6 +40,19 @@ def test_a_plan_holds_what_a_run_holds(run):
     assert found.memory["update policy"]["gradient"] == size(run.state.params["policy"])
 
 
+def test_rounds_ahead_sample_while_the_update_stands(run):
+    recipe = grpo(correction="token")
+    plain, ahead = (
+        make_plan(recipe, dataclasses.replace(OPTIONS, off_policy=steps)).memory for steps in (0, 1)
+    )
+    assert ahead["rollout"] == plain["rollout"]
+    more = {
+        name: n for name, n in ahead["update policy"].items() if name not in plain["update policy"]
+    }
+    assert more.pop("weights of the round before") == size(run.state.params["policy"])
+    assert more.items() <= plain["rollout"].items() and len(more) == 3
+
+
 def test_models_without_weights_have_the_shapes_of_those_with():
     with_weights, without = hub.load("toy"), hub.load("toy", weights=False)
     told = jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), with_weights.params)
