@@ -50,7 +50,8 @@ def test_rounds_ahead_sample_while_the_update_stands(run):
         name: n for name, n in ahead["update policy"].items() if name not in plain["update policy"]
     }
     assert more.pop("weights of the round before") == size(run.state.params["policy"])
-    assert more.items() <= plain["rollout"].items() and len(more) == 3
+    assert more.items() <= plain["rollout"].items()
+    assert len(more) == 3
 
 
 def test_models_without_weights_have_the_shapes_of_those_with():
