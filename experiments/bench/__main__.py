@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.bench import cold_start, gpu, in_loop, round_vs_trl, sampler_vs_hf, shared_prefix
+from experiments.bench import (
+    cold_start,
+    conversations,
+    gpu,
+    in_loop,
+    round_vs_trl,
+    sampler_vs_hf,
+    shared_prefix,
+)
 from experiments.bench.record import use_cores
 
 BENCHES = {
@@ -16,6 +24,7 @@ BENCHES = {
     "sampler-vs-hf": sampler_vs_hf,
     "shared-prefix": shared_prefix,
     "in-loop": in_loop,
+    "conversations": conversations,
     "cold-start": cold_start,
     "gpu": gpu,
 }

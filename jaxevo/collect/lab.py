@@ -98,6 +98,7 @@ class Lab:
         finish_names: Sequence[str],
         sets: Mapping[str, Params],
         publish: Callable[[Params], Params],
+        conversations: Callable[[], Any],
         round_index: int,
         position: int,
         seed: int,
@@ -113,6 +114,7 @@ class Lab:
         self._sets, self._publish, self._learner = sets, publish, learner
         self._weights_version, self._coin = weights_version, coin
         self._published: dict[str, Any] = {}
+        self._conversations, self._kept = conversations, dict[str, Any]()
         self._wave = 0
 
     def tasks(self, count: int | None = None) -> list[Task]:
@@ -135,6 +137,7 @@ class Lab:
         role: str = "policy",
         new_tokens: int | None = None,
         stop: tuple[str, ...] | None = None,
+        keep: bool = False,
     ) -> list[Row]:
         """Samples every task's prompt `samples` times; rows in order.
 
@@ -145,10 +148,11 @@ class Lab:
           role: what the rows are called.
           new_tokens: longest answer, None for the run's limit, which it cannot exceed.
           stop: strings that end an answer, None for the run's.
+          keep: whether the conversations go on, so that what was read is not read again.
         """
         samples = self.config.samples if samples is None else samples
         rows, prompts = self._asked(tasks, samples, role)
-        return self._continue(rows, prompts, samples, params, new_tokens, stop)
+        return self._continue(rows, prompts, samples, params, new_tokens, stop, keep=keep)
 
     def attempt(
         self, tasks: Sequence[Task], *, params: str = "policy", role: str = "policy"
@@ -162,7 +166,7 @@ class Lab:
             def ended(out: Samples, n: int) -> None:
                 judged[n] = pool.submit(self._judge, self._grow_row(rows[n], out, n))
 
-            self._continue(rows, prompts, samples, params, None, None, ended=ended)
+            self._continue(rows, prompts, samples, params, None, None, keep=False, ended=ended)
             with self._timed("verify"):
                 return self.record([judged[n].result() for n in range(len(rows))])
 
@@ -206,6 +210,7 @@ class Lab:
         params: str = "policy",
         new_tokens: int | Sequence[int] | None = None,
         stop: tuple[str, ...] | None = None,
+        keep: bool = True,
     ) -> list[Row]:
         """Adds tokens of another source to each row, then lets the policy go on in the same turn.
 
@@ -213,14 +218,14 @@ class Lab:
           rows: rows as sampled before.
           injected: per row the source and ids of what comes in between; no ids adds nothing.
           params: the parameter set that continues.
-          new_tokens, stop: as in `sample`; a limit of new tokens may also be one per row.
+          new_tokens, stop, keep: as in `sample`; a limit of new tokens may also be one per row.
         """
         longer = []
         for row, (source, ids) in zip(rows, injected, strict=True):
             new = (Segment(np.asarray(ids, np.int32), source),) if len(ids) else ()
             longer.append(dataclasses.replace(row, segments=row.segments + new))
         prompts = [np.concatenate([s.ids for s in row.segments]) for row in longer]
-        return self._continue(longer, prompts, 1, params, new_tokens, stop)
+        return self._continue(longer, prompts, 1, params, new_tokens, stop, keep=keep)
 
     def _continue(
         self,
@@ -231,6 +236,7 @@ class Lab:
         new_tokens: int | Sequence[int] | None,
         stop: tuple[str, ...] | None,
         *,
+        keep: bool,
         ended: Callable[[Samples, int], None] | None = None,
     ) -> list[Row]:
         config = self.config
@@ -238,8 +244,11 @@ class Lab:
         asked = config.new_tokens if new_tokens is None else new_tokens
         limit_N = np.broadcast_to(np.minimum(asked, config.new_tokens), len(rows))
         with self._timed("sample"):
+            weights = self._weights(params)
+            if keep and params not in self._kept:
+                self._kept[params] = self._conversations()
             out = self._sample_fn(
-                self._weights(params),
+                weights,
                 prompts,
                 key=self.key,
                 uids=[row.uid for row in rows],
@@ -248,6 +257,8 @@ class Lab:
                 limit_N=limit_N.astype(np.int32),
                 sampling=sampling,
                 ended=ended,
+                kept=self._kept.get(params),
+                keep=keep,
             )
         return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])
 
@@ -262,8 +273,10 @@ class Lab:
         return self._published[name]
 
     def close(self) -> None:
-        """Frees the sampler's copies of weights; a later `sample` would publish them anew."""
+        """Frees the sampler's copies of weights, and what they have read; a later `sample` would
+        publish them anew."""
         self._published.clear()
+        self._kept.clear()
 
     def _grow_row(self, row: Row, out: Samples, n: int) -> Row:
         length = int(out.length_N[n])

@@ -111,7 +111,9 @@ class ToolLoop:
     def run(self, tasks: Sequence[Task], samples: int) -> list[Talk]:
         """All conversations to their ends, in the order of tasks and samples."""
         asked = [with_manual(task, self.tool.manual(compact=self.compact)) for task in tasks]
-        rows = self.lab.sample(asked, samples=samples, new_tokens=self.answer, stop=self.stop)
+        rows = self.lab.sample(
+            asked, samples=samples, new_tokens=self.answer, stop=self.stop, keep=True
+        )
         repaired_N = self.lab.generator("rollback").random(len(rows)) < self.rollback.chance
         new = [Talk(row, bool(repaired_N[n])) for n, row in enumerate(rows)]
         talks = self._advance(new, rows)

@@ -87,6 +87,7 @@ class Bench:
             finish_names=FINISH,
             sets=sets,
             publish=publish,
+            conversations=self.sampler.conversations,
             round_index=round_index,
             position=position,
             seed=self.seed,

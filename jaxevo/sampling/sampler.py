@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxevo.models import decoder
+from jaxevo.sampling.conversations import Conversations
 from jaxevo.sampling.drawing import Ends
 from jaxevo.sampling.drawing import Sampling as Sampling
 from jaxevo.sampling.wave import Call, Wave
@@ -44,6 +45,8 @@ class Sampler:
         limit_N: Array | None = None,
         sampling: Sampling | Sequence[Sampling],
         ended: Callable[[Samples, int], None] | None = None,
+        kept: Conversations | None = None,
+        keep: bool = False,
     ) -> Samples:
         """Draws `samples` answers per prompt; row n = prompt * samples + sample. Numpy out.
 
@@ -60,6 +63,8 @@ class Sampler:
           sampling: for all rows, or one for each, with the same stop strings.
           ended: called once for each row n that has ended, while others go on, with samples whose
             row n is complete.
+          kept: prompts that these weights have read before, of `conversations`.
+          keep: whether later prompts may begin as these do, and these are kept, too.
 
         Raises:
           ValueError: an empty prompt, one longer than `prompt_slots`, or unlike stop strings.
@@ -90,10 +95,19 @@ class Sampler:
             sampling=each,
             ends=jax.device_put(Ends(eos_V, self.stop_table(stop) if stop else None)),
             prompt_slots=self.prompt_slots,
-            cache_bytes=self.cache_bytes,
+            cache_bytes=self.cache_bytes if kept is None else self.cache_bytes // 2,
             ended=ended,
+            kept=kept,
+            keep=keep,
         )
         return Wave(call).run()
+
+    def conversations(self) -> Conversations:
+        """Room for prompts of one set of weights that later ones begin as, none kept yet.
+
+        They take up to half of `cache_bytes`.
+        """
+        return Conversations(self.config, self.cache_bytes // 2)
 
 
 def publish(params: Params, *, dtype: Any = None) -> Params:

@@ -47,16 +47,31 @@ class Slots:
         return self.own[0]["k"].shape[2]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "ring", "truncates", "greedy"))
+@register
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What P prompts have in common with M kept ones, whose keys and values are not read again.
+
+    pool: of the kept ones. row_P, shared_P: which one each begins as, and for how many tokens.
+    """
+
+    pool: decoder.Cache
+    row_P: Array
+    shared_P: Array
+
+
+@functools.partial(jax.jit, static_argnames=("config", "prefix", "ring", "truncates", "greedy"))
 def start(
     params: Params,
-    prompt_PC: Array,
+    read_PS: Array,
     length_P: Array,
     prompt_Q: Array,
     rows: Rows,
     ends: Ends,
+    shared: Shared | None = None,
     *,
     config: decoder.DecoderConfig,
+    prefix: int,
     ring: int,
     truncates: bool,
     greedy: bool,
@@ -65,42 +80,85 @@ def start(
 
     Args:
       params, config: the model.
-      prompt_PC, length_P: right-padded prompts; C is a multiple of `CHUNK` or at most as large.
+      read_PS: right-padded prompts, or what follows their shared beginnings; S is a multiple of
+        `CHUNK` or at most as large.
+      length_P: of the whole prompts.
       prompt_Q: the prompt of each block.
       rows: N = Q b, nothing drawn.
       ends: of all answers.
+      shared: beginnings that are not read again.
+      prefix: C, slots for a whole prompt.
       ring: R, at least the most tokens of an answer less one.
       truncates, greedy: whether any row cuts tokens, or has temperature 0.
     """
-    P, C = prompt_PC.shape
     N, Q = rows.length_N.shape[0], prompt_Q.shape[0]
-    dtype = params["embed"].dtype
-    chunk = min(C, CHUNK)
-    slots_C = jnp.arange(C)
-    in_prompt_PC = slots_C < length_P[:, None]
-
-    def part(cache: decoder.Cache, first: Array) -> tuple[decoder.Cache, Array]:
-        at = first + jnp.arange(chunk)
-        mask_PSC = (slots_C <= at[:, None]) & in_prompt_PC[:, None]
-        ids_PS = jax.lax.dynamic_slice_in_dim(prompt_PC, first, chunk, axis=1)
-        positions_PS = jnp.broadcast_to(at, (P, chunk))
-        hidden_PSD, grown = decoder.apply(
-            config, params, ids_PS, positions_PS, mask_PSC, cache=cache, slot=first
-        )
-        assert grown is not None
-        last_P = jnp.clip(length_P - 1 - first, 0, chunk - 1)
-        return grown, hidden_PSD[jnp.arange(P), last_P]
-
-    empty = decoder.init_cache(config, P, C, dtype)
-    cache, hidden_JPD = jax.lax.scan(part, empty, jnp.arange(0, C, chunk))
-    hidden_PD = hidden_JPD[(length_P - 1) // chunk, jnp.arange(P)]
+    cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
     logits_PV = _logits(config, params, hidden_PD)
     rows, tokens = draw(
         logits_PV[jnp.repeat(prompt_Q, N // Q)], rows, ends, truncates=truncates, greedy=greedy
     )
-    prefix = jax.tree.map(lambda x: x[prompt_Q], cache)
-    own = decoder.init_cache(config, N, ring, dtype)
-    return Slots(rows, prefix, length_P[prompt_Q], own, jnp.int32(0)), tokens
+    of_blocks = jax.tree.map(lambda x: x[prompt_Q], cache)
+    own = decoder.init_cache(config, N, ring, params["embed"].dtype)
+    return Slots(rows, of_blocks, length_P[prompt_Q], own, jnp.int32(0)), tokens
+
+
+def _read(
+    params: Params,
+    read_PS: Array,
+    length_P: Array,
+    shared: Shared | None,
+    *,
+    config: decoder.DecoderConfig,
+    prefix: int,
+) -> tuple[decoder.Cache, Array]:
+    """Keys and values of whole prompts in C slots, and the hidden state of each one's last token.
+
+    New keys go behind the C slots of the shared beginnings, at the same place in every row, and
+    move up to them at the end.
+    """
+    P, S = read_PS.shape
+    chunk = min(S, CHUNK)
+    if shared is None:
+        first_new, shared_P = 0, jnp.zeros_like(length_P)
+        cache = decoder.init_cache(config, P, prefix, params["embed"].dtype)
+    else:
+        first_new, shared_P = prefix, shared.shared_P
+        room = ((0, 0), (0, 0), (0, S), (0, 0))
+        cache = jax.tree.map(
+            lambda x: jnp.pad(_slots_of(x[shared.row_P], prefix), room), shared.pool
+        )
+    new_P = length_P - shared_P
+    slots_C = jnp.arange(cache[0]["k"].shape[2])
+    kept_PC = slots_C < jnp.minimum(shared_P, first_new)[:, None]
+    nth_C = slots_C - first_new  # of the new tokens
+    is_new_PC = (nth_C >= 0) & (nth_C < new_P[:, None])
+
+    def part(cache: decoder.Cache, first: Array) -> tuple[decoder.Cache, Array]:
+        at_S = first + jnp.arange(chunk)
+        mask_PSC = kept_PC[:, None] | (is_new_PC[:, None] & (nth_C <= at_S[:, None]))
+        ids_PS = jax.lax.dynamic_slice_in_dim(read_PS, first, chunk, axis=1)
+        positions_PS = shared_P[:, None] + at_S
+        hidden_PSD, grown = decoder.apply(
+            config, params, ids_PS, positions_PS, mask_PSC, cache=cache, slot=first_new + first
+        )
+        assert grown is not None
+        last_P = jnp.clip(new_P - 1 - first, 0, chunk - 1)
+        return grown, hidden_PSD[jnp.arange(P), last_P]
+
+    cache, hidden_JPD = jax.lax.scan(part, cache, jnp.arange(0, S, chunk))
+    if shared is not None:
+        whole_C = jnp.arange(prefix)
+        behind_PC = jnp.minimum(whole_C - shared_P[:, None], S - 1) + first_new
+        from_PC = jnp.where(whole_C < shared_P[:, None], whole_C, behind_PC)
+        moved = jax.vmap(lambda x_HCD, from_C: x_HCD[:, from_C])
+        cache = jax.tree.map(lambda x: moved(x, from_PC), cache)
+    return cache, hidden_JPD[(new_P - 1) // chunk, jnp.arange(P)]
+
+
+def _slots_of(x: jax.Array, slots: int) -> jax.Array:
+    """The first slots of a cache, with room where there are fewer."""
+    x = x[:, :, :slots]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
 
 
 @functools.partial(

@@ -17,8 +17,9 @@ import numpy as np
 
 from jaxevo.keys import row_keys, uid_words
 from jaxevo.models import decoder
+from jaxevo.sampling.conversations import Conversations
 from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
-from jaxevo.sampling.slots import CHUNK, Slots, arrange, decode, start
+from jaxevo.sampling.slots import CHUNK, Shared, Slots, arrange, decode, start
 from jaxevo.types import Array, Params, Samples
 
 CALL = 8  # steps of one call of the decode program, where answers are longer than SHORT
@@ -28,6 +29,7 @@ PREFILL = 4096  # prompt tokens, padding included, that pass through the model a
 BALANCE = 32  # products that take as long as reading a number, on two cores
 MOVE = 0.8  # of what a step costs: what it must come to for rows to move closer together
 LEAST_PROMPT = 128  # slots; shorter prompts are not worth programs of their own
+LEAST_UNREAD = 32  # slots of what follows a kept beginning
 
 
 # ---------------------------------------------------------------------------- sizes
@@ -40,8 +42,13 @@ def padded_count(count: int) -> int:
 def prompt_bucket(longest: int, slots: int) -> int:
     """Slots for prompts of up to `longest` tokens: 2ⁿ, at least 128, or all `slots` if fewer; of
     more than `CHUNK` always a multiple of that."""
-    bucket = min(max(LEAST_PROMPT, 1 << (longest - 1).bit_length()), slots)
+    bucket = min(max(LEAST_PROMPT, _power(longest)), slots)
     return bucket if bucket <= CHUNK else -(-bucket // CHUNK) * CHUNK
+
+
+def _power(count: int) -> int:
+    """The least 2ⁿ that is not below `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def block_rows(samples: int) -> int:
@@ -124,7 +131,8 @@ class Call:
     new_tokens: most of any answer, by which programs are made. limit_N: most tokens of each.
     sampling: of each row. ends: what ends an answer. prompt_slots: of the longest prompt that may
     ever come. cache_bytes: most bytes of keys and values in use (a move needs them twice). ended:
-    called with what is drawn and each row that is complete.
+    called with what is drawn and each row that is complete. kept: prompts read before; keep:
+    whether those of this call are kept there, too.
     """
 
     config: decoder.DecoderConfig
@@ -140,6 +148,8 @@ class Call:
     prompt_slots: int
     cache_bytes: int
     ended: Callable[[Samples, int], None] | None = None
+    kept: Conversations | None = None
+    keep: bool = False
 
 
 class Wave:
@@ -172,8 +182,14 @@ class Wave:
                 members.append([])
             rows = range(p * call.samples, (p + 1) * call.samples)
             members[number] += [n for n in rows if call.limit_N[n] > 0]
+        # Of caches that are no larger than what is read at the least nothing can be saved.
+        self.kept = call.kept if self.prompt_slots >= 2 * LEAST_UNREAD else None
+        self.kept_row = self.shared = np.zeros(len(self.prompts), np.int32)
+        if self.kept is not None:
+            self.kept_row, self.shared = self.kept.find(self.prompts, self.prompt_slots)
+        order = sorted(range(len(members)), key=self._read_slots, reverse=True)
         self.waiting = collections.deque(
-            block for number, rows in enumerate(members) for block in self._blocks(number, rows)
+            block for number in order for block in self._blocks(number, members[number])
         )
         N, R = len(call.limit_N), call.new_tokens
         self.out = Samples(
@@ -283,38 +299,41 @@ class Wave:
         return min(size, most)
 
     def _started(self, blocks: Sequence[_Block], ring: int) -> Iterator[tuple[Slots, list[_Block]]]:
-        """New blocks after their prompts have been read, a few prompts at a time."""
+        """New blocks after their prompts have been read, a few of about as much at a time."""
         chunk = max(PREFILL // self.prompt_slots, 1)
         rest = list(blocks)
         while rest:
             numbers: dict[int, int] = {}
             taken: list[_Block] = []
-            while rest and (rest[0].prompt in numbers or len(numbers) < chunk):
+            slots = self._read_slots(rest[0].prompt)
+            while (
+                rest
+                and (rest[0].prompt in numbers or len(numbers) < chunk)
+                and self._read_slots(rest[0].prompt) == slots
+            ):
                 block = rest.pop(0)
                 numbers.setdefault(block.prompt, len(numbers))
                 taken.append(block)
             yield self._start(taken, numbers, ring), taken
 
     def _start(self, blocks: Sequence[_Block], numbers: dict[int, int], ring: int) -> Slots:
+        call = self.call
         P, Q = padded_count(len(numbers)), padded_count(len(blocks))
-        prompt_PC, length_P = np.zeros((P, self.prompt_slots), np.int32), np.ones(P, np.int32)
-        for number, p in numbers.items():
-            ids = self.prompts[number]
-            prompt_PC[p, : len(ids)], length_P[p] = ids, len(ids)
+        read_PS, length_P, shared = self._unread(numbers, P)
         prompt_Q = np.zeros(Q, np.int32)
         request_N = np.full(Q * self.b, -1)
         for q, block in enumerate(blocks):
             prompt_Q[q] = numbers[block.prompt]
             request_N[q * self.b : q * self.b + len(block.requests)] = block.requests
         real_N = request_N >= 0
-        asked = [self.call.sampling[n] for n in request_N]
-        uid_N2 = uid_words([self.call.uids[n] if n >= 0 else 0 for n in request_N])
+        asked = [call.sampling[n] for n in request_N]
+        uid_N2 = uid_words([call.uids[n] if n >= 0 else 0 for n in request_N])
         none_N = np.zeros(len(request_N), np.int32)
-        whole = self.call.config.vocab_size
+        whole = call.config.vocab_size
         rows = Rows(
-            key_N=row_keys(self.call.key, jax.device_put(uid_N2)),
+            key_N=row_keys(call.key, jax.device_put(uid_N2)),
             length_N=np.repeat(length_P[prompt_Q], self.b),
-            limit_N=np.where(real_N, self.call.limit_N[request_N], 0).astype(np.int32),
+            limit_N=np.where(real_N, call.limit_N[request_N], 0).astype(np.int32),
             temperature_N=np.array([s.temperature for s in asked], np.float32),
             top_k_N=np.array([s.top_k or whole for s in asked], np.int32),
             top_p_N=np.array([s.top_p for s in asked], np.float32),
@@ -325,10 +344,43 @@ class Wave:
             live_N=real_N,
             finish_N=none_N,
         )
-        placed = jax.device_put((prompt_PC, length_P, prompt_Q, rows))
-        slots, tokens = start(self.call.params, *placed, self.call.ends, ring=ring, **self.ways)
+        placed = jax.device_put((read_PS, length_P, prompt_Q, rows))
+        sizes = {"prefix": self.prompt_slots, "ring": ring}
+        slots, tokens = start(call.params, *placed, call.ends, shared, **sizes, **self.ways)
+        if self.kept is not None and call.keep:
+            first = {block.prompt: q for q, block in reversed(list(enumerate(blocks)))}
+            prompts = [self.prompts[number] for number in first]
+            self.kept.keep(prompts, slots.prefix, list(first.values()))
         self._note(slots.rows, blocks, jax.tree.map(lambda x_N: x_N[None], tokens))
         return slots
+
+    def _unread(
+        self, numbers: dict[int, int], P: int
+    ) -> tuple[np.ndarray, np.ndarray, Shared | None]:
+        """Tokens to be read, lengths of the whole prompts, and what they share with kept ones."""
+        slots, shared = self._read_slots(next(iter(numbers))), None
+        row_P, shared_P = np.zeros(P, np.int32), np.zeros(P, np.int32)
+        if slots < self.prompt_slots:
+            for number, p in numbers.items():
+                row_P[p], shared_P[p] = self.kept_row[number], self.shared[number]
+            assert self.kept is not None
+            assert self.kept.pool is not None
+            shared = Shared(self.kept.pool, *jax.device_put((row_P, shared_P)))
+        read_PS, length_P = np.zeros((P, slots), np.int32), np.ones(P, np.int32)
+        for number, p in numbers.items():
+            ids = self.prompts[number]
+            read_PS[p, : len(ids) - shared_P[p]] = ids[shared_P[p] :]
+            length_P[p] = len(ids)
+        if self.kept is not None:
+            found = int(shared_P.sum())
+            self.kept.shared_tokens += found
+            self.kept.read_tokens += sum(len(self.prompts[n]) for n in numbers) - found
+        return read_PS, length_P, shared
+
+    def _read_slots(self, prompt: int) -> int:
+        """Slots for what has to be read: all of a prompt, or what follows a kept beginning."""
+        some = max(LEAST_UNREAD, _power(len(self.prompts[prompt]) - int(self.shared[prompt])))
+        return some if self.shared[prompt] and 2 * some <= self.prompt_slots else self.prompt_slots
 
     # ------------------------------------------------------------------------ what was drawn
     def _live(self, blocks: Sequence[_Block]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from jaxevo.collect.lab import RolloutConfig
 from jaxevo.run.build import build_bench
-from jaxevo.sampling.sampler import Sampling
+from jaxevo.sampling.sampler import Sampler, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,34 @@ def test_extending_a_row_keeps_what_stood_there_and_marks_sources(bench):
         assert new.uid == row.uid
         assert new.sampled_tokens == row.sampled_tokens + len(new.segments[-1].ids)
     assert {r.uid: r for r in longer} == lab.sampled
+
+
+def test_what_an_extended_row_began_with_is_not_read_again(tiny_model):
+    bench = build_bench(
+        model=tiny_model,
+        task="add1",
+        rollout=RolloutConfig(2, 2, 40, Sampling()),
+        seed=5,
+        prompt_tokens=160,
+    )
+    found, made = [], []
+
+    class Watched(Sampler):
+        def conversations(self):
+            made.append(super().conversations())
+            return made[-1]
+
+    bench = dataclasses.replace(bench, sampler=Watched(**vars(bench.sampler)))
+    for keep in (False, True):
+        lab = new_lab(bench)
+        rows = lab.sample(lab.tasks(), new_tokens=20, keep=keep)
+        for _ in range(4):
+            injected = [("tool", np.arange(3, 13))] * len(rows)
+            rows = lab.extend(rows, injected, new_tokens=10, keep=keep)
+        found.append(flat(rows))
+    assert found[0] == found[1]
+    (kept,) = made  # nobody made room where nothing was to be kept
+    assert kept.shared_tokens > kept.read_tokens
 
 
 def test_a_limit_of_new_tokens_can_be_one_per_row(bench):
