@@ -36,8 +36,9 @@ def run_round(
       state, memory, experience, and per objective one report per update.
     """
     experience = gather(recipe, lab, state, memory)
+    memory = recipe.grow(memory, experience)
     state, reports = improve(recipe, learner, lab, state, experience)
-    return state, recipe.grow(memory, experience), experience, reports
+    return state, memory, experience, reports
 
 
 def gather(recipe: Recipe, lab: Any, state: TrainState, memory: Any) -> Mapping[str, Sequence[Row]]:

@@ -3,12 +3,13 @@
 A round of self-improvement (`jaxevo.step` shows it on one screen):
 
     experience = recipe.collect(lab, state, memory)          host, ordinary Python
+    memory = recipe.grow(memory, experience)
     for objective in recipe.objectives that got rows:        no rows, no step
         batch     = tabulate(rows)                           [N, A] arrays, whole global batch
         advantage = objective.advantage(batch)               once, on the whole global batch
         for minibatch in minibatches(batch, objective):      one jitted, donated function:
             frozen views; current forward; credit; terms -> (numerator, denominator); update
-    parameter sets follow each other;  memory = recipe.grow(memory, experience)
+    parameter sets follow each other
 
 What a recipe author writes: `collect` in ordinary Python with the lab's instruments (sample,
 extend, fork, verify, map), objectives made of bound functions, `grow` for what is remembered, and
@@ -27,6 +28,9 @@ Promises:
     (numerator, denominator) pair, summed over devices and micro-batches and divided once.
   * Parameter sets are named and never alias; several may be trained, each by its own objective,
     and an objective without rows takes no step, so that stages and phases need no special case.
+  * A round may be sampled ahead (`--off-policy`) where its objectives weigh rows of older weights
+    (`weighs_stale`): `collect` then sees the weights that began the round before, this memory, and
+    no optimizer state. Every segment says which weights sampled it.
   * Rows, segments and memory are immutable values. An edit makes a new row; what it has moved has
     `logp` None, the trainer computes it anew, and a correction of such rows is refused. A row that
     is sampled on after an edit, or several times from one point, is forked first.
