@@ -14,7 +14,6 @@ add to them is the difference. It is shown, and nothing is claimed of it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ from experiments.contract_trial.rest_mcts import (
     policy_accuracy,
     searched_prefixes,
 )
-from experiments.contract_trial.study import Study, lower_bound, main, pairs
+from experiments.contract_trial.study import Study, bounded, main, pairs
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.tree_search import Search
 from jaxevo.models import hub
@@ -163,12 +162,6 @@ def differences(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def verdict(runs: Sequence[dict[str, Any]]) -> dict[str, bool]:
-    bound = functools.partial(lower_bound, level=TARGET["level"])
-    least = TARGET["lower_bound_of_mean_above"]
-    return {part: bound(values) > least for part, values in differences(runs).items()}
-
-
 def draw(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
     colors = {"verified": "C0", "coin": "0.55", "labels": "C2"}
     for one, name in zip(axes, ("held_out", "searched"), strict=True):
@@ -192,7 +185,7 @@ STUDY = Study(
     target=TARGET,
     tried=TRIED,
     run=run_seed,
-    verdict=verdict,
+    verdict=bounded(differences, TARGET),
     draw=draw,
     panels=2,
     seeds=tuple(range(40, 48)),

@@ -65,6 +65,20 @@ def lower_bound(values: Sequence[float], *, level: float = 0.95) -> float:
     return float(np.mean(values)) - float(stats.t.ppf(level, n - 1)) * spread / n**0.5
 
 
+def bounded(
+    differences: Callable[[Sequence[Run]], Mapping[str, Sequence[float]]],
+    target: Mapping[str, float],
+) -> Callable[[Sequence[Run]], dict[str, bool]]:
+    """The verdict by lower bounds of means: `target` is a bound and its level, in this order."""
+    above, level = target.values()
+
+    def verdict(runs: Sequence[Run]) -> dict[str, bool]:
+        found = differences(runs)
+        return {part: lower_bound(values, level=level) > above for part, values in found.items()}
+
+    return verdict
+
+
 def repeated(
     first: Study,
     *,
@@ -81,12 +95,7 @@ def repeated(
       differences: `(runs) -> {part of the claim: one number per seed}`; a part holds where the
         lower confidence bound of the mean lies above the bound.
     """
-    above, level = target.values()
-
-    def verdict(runs: Sequence[Run]) -> dict[str, bool]:
-        found = differences(runs)
-        return {part: lower_bound(values, level=level) > above for part, values in found.items()}
-
+    verdict = bounded(differences, target)
     more = {"name": f"{first.name}_repeated", "tried": (), "seeds": MORE_SEEDS, **changes}
     return dataclasses.replace(first, claim=claim, target=target, verdict=verdict, **more)
 

@@ -66,9 +66,8 @@ class Ahead:
           memory: after this round's rows.
           position: the next problem.
         """
-        options, following = self._run.options, state.counters["round"] + 1
-        every = options.checkpoint_every
-        if following == options.rounds or (every and following % every == 0):
+        following = state.counters["round"] + 1
+        if self._run.options.saves_after(following):
             return
         seen = TrainState(
             _kept(self._run.recipe, state.params),

@@ -73,7 +73,7 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
                 last = state.counters["round"] == options.rounds
                 if last and options.eval_problems:
                     config["evaluation"]["after"] = _evaluate(run, state, progress)
-                if last or _due(options.checkpoint_every, state.counters["round"]):
+                if options.saves_after(state.counters["round"]):
                     with progress.phase("checkpoint"):
                         meta = {
                             "offsets": log.offsets(),
@@ -168,11 +168,7 @@ def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
 
 
 def _evaluates(every: int, index: int) -> bool:
-    return index == 0 or _due(every, index)
-
-
-def _due(every: int, index: int) -> bool:
-    return every > 0 and index % every == 0
+    return index == 0 or (every > 0 and index % every == 0)
 
 
 def _diverged(state: TrainState, metrics: Mapping[str, Any]) -> str:

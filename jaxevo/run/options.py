@@ -73,6 +73,11 @@ class RunOptions:
             )
         self.sampling()
 
+    def saves_after(self, done: int) -> bool:
+        """Whether a checkpoint is written after so many rounds."""
+        every = self.checkpoint_every
+        return done == self.rounds or (every > 0 and done % every == 0)
+
     def sampling(self) -> Sampling:
         """How the run draws tokens."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.stop)

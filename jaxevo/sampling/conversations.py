@@ -21,6 +21,11 @@ from jaxevo.types import Array
 FIRST_ROWS = 8
 
 
+def next_power(count: int) -> int:
+    """The least 2ⁿ that is not below `count`."""
+    return 1 << (count - 1).bit_length()
+
+
 class Conversations:
     """Up to `most_bytes` of kept prompts, M rows of C slots; those longest unused make room.
 
@@ -93,7 +98,7 @@ class Conversations:
             take.append(place)
             into.append(row)
         if take:
-            room = (1 << (len(take) - 1).bit_length()) - len(take)
+            room = next_power(len(take)) - len(take)
             take_K = np.pad(np.array(take, np.int32), (0, room))
             into_K = np.pad(np.array(into, np.int32), (0, room), constant_values=len(self._used_M))
             self.pool = _written(self.pool, prefix, *jax.device_put((take_K, into_K)))

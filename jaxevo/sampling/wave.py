@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxevo.keys import row_keys, uid_words
 from jaxevo.models import decoder
-from jaxevo.sampling.conversations import Conversations
+from jaxevo.sampling.conversations import Conversations, next_power
 from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
 from jaxevo.sampling.slots import CHUNK, Shared, Slots, arrange, decode, start
 from jaxevo.types import Array, Params, Samples
@@ -35,20 +35,15 @@ LEAST_UNREAD = 32  # slots of what follows a kept beginning
 # ---------------------------------------------------------------------------- sizes
 def padded_count(count: int) -> int:
     """The least 2ⁿ or 3·2ⁿ that is not below `count`."""
-    power = 1 << (count - 1).bit_length()
+    power = next_power(count)
     return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
 
 
 def prompt_bucket(longest: int, slots: int) -> int:
     """Slots for prompts of up to `longest` tokens: 2ⁿ, at least 128, or all `slots` if fewer; of
     more than `CHUNK` always a multiple of that."""
-    bucket = min(max(LEAST_PROMPT, _power(longest)), slots)
+    bucket = min(max(LEAST_PROMPT, next_power(longest)), slots)
     return bucket if bucket <= CHUNK else -(-bucket // CHUNK) * CHUNK
-
-
-def _power(count: int) -> int:
-    """The least 2ⁿ that is not below `count`."""
-    return 1 << (count - 1).bit_length()
 
 
 def block_rows(samples: int) -> int:
@@ -379,7 +374,7 @@ class Wave:
 
     def _read_slots(self, prompt: int) -> int:
         """Slots for what has to be read: all of a prompt, or what follows a kept beginning."""
-        some = max(LEAST_UNREAD, _power(len(self.prompts[prompt]) - int(self.shared[prompt])))
+        some = max(LEAST_UNREAD, next_power(len(self.prompts[prompt]) - int(self.shared[prompt])))
         return some if self.shared[prompt] and 2 * some <= self.prompt_slots else self.prompt_slots
 
     # ------------------------------------------------------------------------ what was drawn

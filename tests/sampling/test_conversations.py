@@ -15,13 +15,6 @@ NEW = 12
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    """Weights whose answers end and differ."""
-    head = tiny_model.params["head"] * 30.0
-    return dataclasses.replace(tiny_model, params={**tiny_model.params, "head": head})
-
-
-@pytest.fixture(scope="module")
 def sampler(model):
     return make_sampler(model, 256)
 

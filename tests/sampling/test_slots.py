@@ -20,13 +20,6 @@ KEY = jax.random.key(5)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    """Weights whose answers end and differ."""
-    head = tiny_model.params["head"] * 30.0
-    return dataclasses.replace(tiny_model, params={**tiny_model.params, "head": head})
-
-
-@pytest.fixture(scope="module")
 def plain(model):
     """One row, token by token, each by a forward pass over everything before it."""
     config, params = model.config, model.params
