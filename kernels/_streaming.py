@@ -19,6 +19,7 @@ Carry = TypeVar("Carry")
 
 _LARGEST_BLOCK = 4096  # columns; larger ones no longer fit the caches of a CPU
 _LARGEST_ELEMENTS = 2**25  # of one block of logits: 128 MiB in float32
+_LARGEST_KEPT = 2**26  # logits: 256 MiB in float32
 _LANES = 128
 
 NO_GRADIENT: Any = None  # a cotangent that JAX takes as a symbolic zero: no array is made
@@ -103,6 +104,15 @@ def through_cap(
     if soft_cap is None:
         return d_Mb
     return d_Mb * (1.0 - jnp.square(x_Mb / (inverse_M1 * soft_cap)))
+
+
+def keeps_logits(rows: int, vocabulary: int) -> bool:
+    """Whether to keep logits for a gradient: on a CPU, up to 256 MiB of them.
+
+    Keeping one costs 8 bytes of traffic and saves 2 D FLOPs, which take a CPU longer from D = 100
+    on; an accelerator's products are quicker than its memory.
+    """
+    return jax.default_backend() == "cpu" and rows * vocabulary <= _LARGEST_KEPT
 
 
 class Running(NamedTuple):

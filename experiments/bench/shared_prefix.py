@@ -20,6 +20,7 @@ import numpy as np
 
 from experiments.bench.record import summary
 from jaxevo.provenance import load, provenance
+from jaxevo.run.pages import use_huge_pages
 
 SAMPLES = 8
 # Prompt tokens, answer tokens, groups (as many as plain rows leave memory for), least ratio.
@@ -33,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
+    use_huge_pages()  # as a command does
     from jaxevo.models import hub
 
     result = provenance("shared-prefix")
@@ -144,9 +146,9 @@ def _batch(rows: list[Any], answer: int) -> Any:
 
 def _flops(config: Any, batch: Any) -> float:
     """Products of forward and backward: layers, head, attention to slots that stand before."""
-    from jaxevo.run.costs import head_flops, trunk_flops
+    from jaxevo.run.costs import head_update_flops, trunk_flops
 
     packed = batch.layouts["own"]
     B, S = packed.ids_BS.shape
     trunk = 3 * trunk_flops(config, B * S, B * S * S / 2)
-    return trunk + head_flops(config, packed.read_BR.size, products=4)
+    return trunk + head_update_flops(config, packed.read_BR.size)

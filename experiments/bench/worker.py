@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxevo.run.pages import use_huge_pages
+
 READY = "@ready"
 
 
@@ -139,6 +141,7 @@ def _process_age() -> float:
 
 def command_line(run: Callable[..., dict[str, Any]], what: str) -> int:
     """`run(options, rounds, paced=..., prompts_only=...)` as a process that writes a file."""
+    use_huge_pages()  # as a command does
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--options", type=json.loads, required=True, help="sizes, as JSON")
     parser.add_argument("--rounds", type=int, required=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxevo.heads import action_logp, values
-from jaxevo.kernels import fused_logprob
+from jaxevo.kernels import fused_logprob, keeps_logits
 from jaxevo.models import decoder
 from jaxevo.models.attention import Trees
 from jaxevo.types import Answers, Array, Packed, Params, Stream
@@ -54,7 +54,13 @@ def score(
     logp_NA = entropy_NA = None
     if "logp" in read or "entropy" in read:
         targets_M = jnp.asarray(packed.target_BR).reshape(-1)
-        out = fused_logprob(hidden_MD, head_DV, targets_M, temperature=temperature)
+        out = fused_logprob(
+            hidden_MD,
+            head_DV,
+            targets_M,
+            temperature=temperature,
+            keep_logits=keeps_logits(len(targets_M), config.vocab_size),
+        )
         logp_NA, entropy_NA = out.logp_M[index_NA], out.entropy_M[index_NA]
     keep = "hidden" in read
     others = {name: actions for name, actions in answers.items() if name != "text"}

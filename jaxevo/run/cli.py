@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from jaxevo.cache import cache_dir
 from jaxevo.run.arguments import UsageError, fail, options_class, parse, pick
+from jaxevo.run.pages import use_huge_pages
 
 COMMANDS = {
     "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
@@ -28,6 +29,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 2 for an input that cannot be used."""
+    if argv is None:  # the process is this command's own
+        use_huge_pages()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(usage())

@@ -11,6 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from jaxevo.kernels import keeps_logits
 from jaxevo.models.decoder import DecoderConfig
 
 
@@ -23,6 +24,11 @@ def trunk_flops(config: DecoderConfig, slots: float, pairs: float) -> float:
 def head_flops(config: DecoderConfig, reads: float, products: int = 1) -> float:
     """Products of hidden states with the unembedding, over the whole vocabulary."""
     return 2.0 * products * config.width * config.vocab_size * reads
+
+
+def head_update_flops(config: DecoderConfig, reads: int) -> float:
+    """The head's forward and backward pass; its logits are made twice where they are not kept."""
+    return head_flops(config, reads, 3 if keeps_logits(reads, config.vocab_size) else 4)
 
 
 def matmul_rate(size: int = 2048, dtype: jax.typing.DTypeLike = jnp.float32) -> float:

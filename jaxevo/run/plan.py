@@ -23,7 +23,13 @@ from jaxevo.kernels import block_bytes
 from jaxevo.models import hub
 from jaxevo.models.scorer import score
 from jaxevo.run.build import Run, build_run
-from jaxevo.run.costs import head_flops, matmul_rate, memory_rate, trunk_flops
+from jaxevo.run.costs import (
+    head_flops,
+    head_update_flops,
+    matmul_rate,
+    memory_rate,
+    trunk_flops,
+)
 from jaxevo.run.options import RunOptions
 from jaxevo.sampling.wave import cache_need
 from jaxevo.types import OWN, Batch, Bound, Message, Objective, Recipe, Row, Segment, Task, bind
@@ -252,15 +258,16 @@ def round_work(run: Run) -> Iterator[Work]:
             slots = bucket.rows * bucket.slots
             return trunk_flops(config, slots, slots * bucket.slots / 2)
 
-        def head(view: str, products: int, buckets: Mapping[str, Any] = buckets) -> float:
-            return head_flops(config, buckets[view].rows * buckets[view].reads, products)
+        def reads(view: str, buckets: Mapping[str, Any] = buckets) -> int:
+            return buckets[view].rows * buckets[view].reads
 
+        head = head_update_flops(config, reads(OWN))
         name = f"update {objective.name}"
         yield Work(f"{name}: layers", updates * passes * trunk(OWN), updates * 3 * size)
-        yield Work(f"{name}: head", updates * head(OWN, 4), 0.0)
+        yield Work(f"{name}: head", updates * head, 0.0)
         for view in objective.views:
             layout = view.name if view.context else OWN
-            flops = updates * (trunk(layout) + head(layout, 1))
+            flops = updates * (trunk(layout) + head_flops(config, reads(layout)))
             yield Work(f"{name}: view {view.name}", flops, updates * size)
         yield Work(f"{name}: optimizer", 0.0, objective.updates * ADAM_PASSES * size)
 

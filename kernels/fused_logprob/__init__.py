@@ -27,6 +27,7 @@ def fused_logprob(
     soft_cap: float | None = None,
     legal: tuple[int, int] | None = None,
     vocab_axis: str | None = None,
+    keep_logits: bool = False,
     implementation: _dispatch.Implementation | None = None,
     block_M: int | None = None,
     block_V: int | None = None,
@@ -56,6 +57,8 @@ def fused_logprob(
       vocab_axis: inside of `jax.shard_map`, the mesh axis over which the head's columns are split
         evenly; `unembed_DV` is this device's part, targets are ids of the whole vocabulary. Only
         with `legal=None`.
+      keep_logits: `chunked` keeps [M, V] float32 of logits for the gradient, if there is one: 3
+        products instead of 4, for [M, V] of memory. `reference` always does, `pallas_tpu` never.
       implementation: `reference` (plain jnp, materialises the logits), `chunked`, `pallas_tpu` (4
         products; its `_interpret` form runs anywhere, slowly), or None, which takes
         `pallas_tpu` on a TPU, alone or inside of `jax.shard_map`, and `chunked` elsewhere.
@@ -72,6 +75,7 @@ def fused_logprob(
     )
     has_kernels = pallas_tpu.fits(inputs)
     run = _dispatch.choose(implementation, _IMPLEMENTATIONS, has_kernels=has_kernels)
+    options = options._replace(keep_logits=keep_logits)
     return run(inputs, options=options, block_M=block_M, block_V=block_V)
 
 

@@ -21,12 +21,14 @@ class Inputs(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Soft cap, the first legal id with the one behind the last, and the mesh axis over which the
-    vocabulary is split; hashable. On a split vocabulary, targets count from this device's rows."""
+    """Soft cap, the first legal id with the one behind the last, the mesh axis over which the
+    vocabulary is split, and whether logits are kept for the gradient; hashable. On a split
+    vocabulary, targets count from this device's rows."""
 
     soft_cap: float | None
     legal: tuple[int, int]
     vocab_axis: str | None = None
+    keep_logits: bool = False
 
 
 class LogProbs(NamedTuple):

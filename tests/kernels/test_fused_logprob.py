@@ -7,13 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum, traffic
+from jaxevo.kernels import LogProbs, fused_logprob, fused_logprob_sum, keeps_logits, traffic
 from jaxevo.kernels._pallas_tpu import made_for
 from jaxevo.kernels._streaming import default_block
 from jaxevo.kernels.fused_logprob.shapes import HEADS
 
 M, D, V = 6, 37, 37  # square, so that random and identity unembeddings share a compilation
-VARIANTS = [("reference", None, None), ("chunked", None, 8), ("pallas_tpu_interpret", 4, 16)]
+NAMES = ("implementation", "block_M", "block_V", "keep_logits")
+VARIANTS = [
+    ("reference", None, None),
+    ("chunked", None, 8),
+    ("chunked", None, 8, True),
+    ("pallas_tpu_interpret", 4, 16),
+]
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
 TOLERANCE = 2e-5  # float32 rounding of logits of size ~10, times a few sums
 
@@ -34,7 +40,7 @@ def numpy_version(hidden, unembed, targets, temperature, cotangents):
 
 
 @functools.lru_cache
-def jitted(implementation, block_M, block_V):
+def jitted(implementation, block_M, block_V, keep_logits=False):
     """(hidden, unembed, targets, temperature, cotangents) -> outputs, gradients; compiled once."""
 
     def loss(hidden, unembed, targets, temperature, cotangents):
@@ -43,6 +49,7 @@ def jitted(implementation, block_M, block_V):
             unembed,
             targets,
             temperature=temperature,
+            keep_logits=keep_logits,
             implementation=implementation,
             block_M=block_M,
             block_V=block_V,
@@ -112,10 +119,10 @@ def test_a_number_is_the_temperature_of_all_rows():
 
 def with_gradients(variant, arrays, **options):
     hidden, unembed, targets, cotangents = arrays
-    blocks = dict(zip(("implementation", "block_M", "block_V"), variant, strict=True))
+    way = dict(zip(NAMES, variant, strict=False))
 
     def loss(hidden, unembed):
-        out = fused_logprob(hidden, unembed, targets, **options, **blocks)
+        out = fused_logprob(hidden, unembed, targets, **options, **way)
         return sum(jnp.vdot(g, o) for g, o in zip(cotangents, out, strict=True)), out
 
     grads, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(hidden, unembed)
@@ -322,7 +329,7 @@ def test_temperature_gets_no_gradient(variant):
     hidden, unembed, targets, _ = problem(11)
 
     def loss(temperature):
-        options = dict(zip(("implementation", "block_M", "block_V"), variant, strict=True))
+        options = dict(zip(NAMES, variant, strict=False))
         return fused_logprob(
             hidden, unembed, targets, temperature=temperature, **options
         ).entropy_M.sum()
@@ -330,10 +337,10 @@ def test_temperature_gets_no_gradient(variant):
     assert jax.grad(loss)(0.8) == 0.0
 
 
-def gradients_of(implementation, block_V=None):
+def gradients_of(implementation, block_V=None, **options):
     def loss(hidden, unembed, targets):
         out = fused_logprob(
-            hidden, unembed, targets, implementation=implementation, block_V=block_V
+            hidden, unembed, targets, implementation=implementation, block_V=block_V, **options
         )
         return sum(jnp.sum(o) for o in out)
 
@@ -347,11 +354,27 @@ def test_no_rows_times_vocabulary_array(largest_array):
     assert largest_array(gradients_of("reference"), *arrays) >= rows * V
 
 
-@pytest.mark.parametrize(("implementation", "products"), [("chunked", 4), ("reference", 3)])
-def test_number_of_products(product_flops, implementation, products):
+@pytest.mark.parametrize(
+    ("implementation", "kept", "products"),
+    [("chunked", False, 4), ("chunked", True, 3), ("reference", False, 3)],
+)
+def test_number_of_products(product_flops, implementation, kept, products):
     arrays = problem()[:3]
-    flops = product_flops(gradients_of(implementation, 8), *arrays)
+    flops = product_flops(gradients_of(implementation, 8, keep_logits=kept), *arrays)
     assert flops == products * 2 * M * D * V
+
+
+def test_logits_are_kept_for_gradients_alone(largest_array):
+    rows = 64
+    arrays = jnp.zeros((rows, 4)), jnp.zeros((4, V)), jnp.zeros(rows, jnp.int32)
+    values = functools.partial(fused_logprob, implementation="chunked", block_V=16)
+    assert largest_array(functools.partial(values, keep_logits=True), *arrays) == rows * 16
+    assert largest_array(gradients_of("chunked", 16, keep_logits=True), *arrays) == rows * 48
+
+
+def test_logits_are_kept_on_a_cpu_while_they_are_few():
+    assert keeps_logits(1024, 2**16)
+    assert not keeps_logits(1025, 2**16)
 
 
 def test_products_of_bfloat16_return_float32(product_dtypes):
