@@ -4,6 +4,8 @@
     x      = x + Attention(RMSNorm(x));  x = x + SwiGLU(RMSNorm(x))          for every layer
     hidden = RMSNorm(x)                                                      logits = hidden · head
 
+What families do otherwise is data: `DecoderConfig` says what is normed, where, and what has a bias.
+
 Who sees whom is the caller's business: a mask over slots, and a position for each slot.
 So padding, packed sequences, shared prefixes and cached decoding are the same code, and the
 sampler's log-probs are the trainer's.
@@ -192,9 +194,54 @@ def _layer(layers: Any, index: int) -> Params:
 
 def _after(config: DecoderConfig, weights: Params, x: jax.Array, mixed: jax.Array) -> jax.Array:
     """What follows attention in a layer."""
+    if config.norm_after:
+        x = x + rms_norm(mixed @ weights["o"], weights["attn_norm"], config.norm_eps)
+        more = _feed_forward(config, weights, x)
+        return x + rms_norm(more, weights["ffn_norm"], config.norm_eps)
     x = x + mixed @ weights["o"]
-    normed = rms_norm(x, weights["ffn_norm"], config.norm_eps)
-    return x + swiglu(normed, weights["gate"], weights["up"], weights["down"])
+    return x + _feed_forward(config, weights, rms_norm(x, weights["ffn_norm"], config.norm_eps))
+
+
+def _feed_forward(config: DecoderConfig, weights: Params, x: jax.Array) -> jax.Array:
+    if not config.experts:
+        return swiglu(x, weights["gate"], weights["up"], weights["down"])
+    flat = x.reshape(-1, x.shape[-1])
+    mixed = experts(
+        flat,
+        *(weights[name] for name in ("router", "gate", "up", "down")),
+        each=config.experts_per_token,
+        norm=config.norm_topk,
+    )
+    return mixed.reshape(x.shape)
+
+
+def experts(
+    x_TD: jax.Array,
+    router_DE: jax.Array,
+    gate_EDF: jax.Array,
+    up_EDF: jax.Array,
+    down_EFD: jax.Array,
+    *,
+    each: int,
+    norm: bool,
+) -> jax.Array:
+    """Σ over a token's `each` likeliest experts of probability · SwiGLU, [T, D] (arXiv:2101.03961).
+
+    Tokens are sorted by expert, and each expert's weights meet its tokens alone; none is dropped. A
+    token's value does not depend on who else is there. norm: the probabilities kept sum to 1.
+    """
+    E = router_DE.shape[-1]
+    share_TE = jax.nn.softmax((x_TD @ router_DE).astype(jnp.float32), axis=-1)
+    share_TK, expert_TK = jax.lax.top_k(share_TE, each)
+    if norm:
+        share_TK = share_TK / share_TK.sum(-1, keepdims=True)
+    order = jnp.argsort(expert_TK.reshape(-1))
+    token, sizes_E = order // each, jnp.bincount(expert_TK.reshape(-1), length=E)
+    sorted_x = x_TD[token]
+    gated, lifted = (jax.lax.ragged_dot(sorted_x, w, sizes_E) for w in (gate_EDF, up_EDF))
+    out = jax.lax.ragged_dot(jax.nn.silu(gated) * lifted, down_EFD, sizes_E)
+    out = out * share_TK.reshape(-1)[order, None].astype(out.dtype)
+    return jnp.zeros_like(x_TD).at[token].add(out)
 
 
 @jax.jit
@@ -293,10 +340,21 @@ def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
 def _project(config: DecoderConfig, weights: Params, x_BSD: jax.Array, rotation: Any) -> Any:
     """q [B, S, heads, head_dim], k and v [B, kv_heads, S, head_dim] of a layer's input."""
     rows, slots, _ = x_BSD.shape
-    x_BSD = rms_norm(x_BSD, weights["attn_norm"], config.norm_eps)
-    q = (x_BSD @ weights["q"]).reshape(rows, slots, config.heads, config.head_dim)
-    k = (x_BSD @ weights["k"]).reshape(rows, slots, config.kv_heads, config.head_dim)
-    v = (x_BSD @ weights["v"]).reshape(rows, slots, config.kv_heads, config.head_dim)
+    if not config.norm_after:
+        x_BSD = rms_norm(x_BSD, weights["attn_norm"], config.norm_eps)
+
+    def side(name: str, heads: int) -> jax.Array:
+        y = x_BSD @ weights[name]
+        if config.qkv_bias:
+            y = y + weights[f"{name}_bias"]
+        if config.qk_norm == "width" and name != "v":
+            y = rms_norm(y, weights[f"{name}_norm"], config.norm_eps)
+        y = y.reshape(rows, slots, heads, config.head_dim)
+        if config.qk_norm == "head" and name != "v":
+            y = rms_norm(y, weights[f"{name}_norm"], config.norm_eps)
+        return y
+
+    q, k, v = side("q", config.heads), side("k", config.kv_heads), side("v", config.kv_heads)
     return _rotate(q, rotation), _rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
 
 

@@ -92,12 +92,17 @@ def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Family]:
             f"model_type {raw.get('model_type')!r} with architectures {raw.get('architectures')} "
             f"is not supported; supported are {sorted(FAMILIES)} causal language models."
         )
-    for option, supported in _SUPPORTED.items():
-        if raw.get(option, supported[0]) not in supported:
+    for option, supported in {**_SUPPORTED, **family.options}.items():
+        if supported and raw.get(option, supported[0]) not in supported:
             raise ValueError(
                 f"config.json has {option}={raw[option]!r}, which is not supported; "
                 f"this decoder computes {option}={supported[0]!r}."
             )
+    if windowed := sorted(set(raw.get("layer_types") or ()) - {"full_attention"}):
+        raise ValueError(
+            f"config.json has layer_types {windowed}, which are not supported; this decoder "
+            "computes 'full_attention'."
+        )
     heads, width = raw["num_attention_heads"], raw["hidden_size"]
     theta, scaling = _read_rope(raw)
     config = DecoderConfig(
@@ -113,8 +118,18 @@ def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Family]:
         rope_scaling=scaling,
         tied=raw.get("tie_word_embeddings", False),
         max_positions=raw.get("max_position_embeddings", 2048),
+        family=raw["model_type"],
+        **family.traits,
     )
-    return config, family
+    said = {}
+    for field, entries in family.fields.items():
+        found = [raw[entry] for entry in entries if entry in raw]
+        if not found:
+            raise ValueError(
+                f"config.json has no {entries[0]}, which a {config.family} model needs."
+            )
+        said[field] = found[0]
+    return dataclasses.replace(config, **said), family
 
 
 _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
@@ -199,11 +214,10 @@ def _read_weight(
     tensors: _Tensors, config: DecoderConfig, family: Family, entry: tuple[str, Weight, Any]
 ) -> jax.Array:
     name, weight, dtype = entry
-    transposed = family.names[name][1]
-    names = list(tensor_names(family, config, name))
+    pattern, transposed = family.names[name]
     stacked = np.empty(weight.shape, dtype)
-    parts = stacked if weight.axes[0] == "layers" else stacked[None]
-    for part, tensor_name in zip(parts, names, strict=True):
+    parts = _by_tensor(stacked, pattern)
+    for part, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
         tensor = tensors.read(tensor_name)
         tensor = tensor.T if transposed else tensor
         if tensor.shape != part.shape:
@@ -212,6 +226,11 @@ def _read_weight(
             )
         part[...] = tensor
     return jnp.array(stacked)  # a copy: a view of a numpy array could not be donated
+
+
+def _by_tensor(stacked: np.ndarray, pattern: str) -> np.ndarray:
+    """A view of a parameter as a row of the tensors that make it up, by layer, then by expert."""
+    return stacked.reshape(-1, *stacked.shape[pattern.count("{") :])
 
 
 def _check_tied(tensors: _Tensors, family: Family) -> None:
@@ -224,22 +243,22 @@ def _check_tied(tensors: _Tensors, family: Family) -> None:
 
 
 # ---------------------------------------------------------------------------- writing
-def hf_tensors(
-    config: DecoderConfig, params: Params, family: Family = FAMILIES["llama"]
-) -> Iterator[tuple[str, np.ndarray]]:
+def hf_tensors(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
     """(tensor name, array) of every tensor of a checkpoint, as transformers lays them out."""
+    family = FAMILIES[config.family]
     entries: list[tuple[str, Any]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         entries.append(("/".join(key.key for key in path), leaf))
     for name, leaf in entries:
-        stacked = np.asarray(leaf)
-        parts = stacked if name.startswith("layers/") else stacked[None]
+        pattern, transposed = family.names[name]
+        parts = _by_tensor(np.asarray(leaf), pattern)
         for part, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
-            yield tensor_name, np.ascontiguousarray(part.T if family.names[name][1] else part)
+            yield tensor_name, np.ascontiguousarray(part.T if transposed else part)
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a llama checkpoint, readable by transformers 4 and 5."""
+    """The config.json of a checkpoint of its family, readable by transformers 4 and 5."""
+    family = FAMILIES[config.family]
     scaling = None
     if config.rope_scaling is not None:
         scaling = {
@@ -250,8 +269,8 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
             "original_max_position_embeddings": config.rope_scaling.original_max_positions,
         }
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [family.architecture],
+        "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.layers,
@@ -267,6 +286,8 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "attention_bias": False,
         "mlp_bias": False,
+        **{option: values[0] for option, values in family.options.items() if values},
+        **{entries[0]: getattr(config, field) for field, entries in family.fields.items()},
     }
 
 

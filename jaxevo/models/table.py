@@ -6,14 +6,14 @@ Parameters are nested dicts. The weights of all layers stand stacked under `laye
     {"embed": [V, D], "layers": {name: [layers, ...]}, "final_norm": [D], "head": [D, V] if untied}
 
 Initial values, sharding, checkpoints and adapters all read this table and nothing else. A further
-family of the same architecture is one more entry of `FAMILIES`.
+family is one more entry of `FAMILIES`: traits that the decoder computes, and tensor names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -30,10 +30,15 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder: pre-norm, rotary positions, grouped-query attention, SwiGLU.
+    """The shape of a decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
     `tied`: the unembedding is the transposed embedding. `max_positions`: the context length the
-    weights were trained for.
+    weights were trained for. `family`: the key of `FAMILIES` that its checkpoints belong to.
+    `qkv_bias`: queries, keys and values have one. `qk_norm`: queries and keys are normed, each
+    `head` by itself or over their whole `width`. `norm_after`: norms stand behind attention and
+    feed-forward layer, before what they say is added, and not in front of them. `experts`: feed-
+    forward layers of `ffn_width` that a slot takes `experts_per_token` of, mixed by the router's
+    probabilities, which `norm_topk` makes sum to 1; 0 for one layer that all slots take.
     """
 
     vocab_size: int
@@ -48,12 +53,20 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     tied: bool = True
     max_positions: int = 2048
+    family: str = "llama"
+    qkv_bias: bool = False
+    qk_norm: Literal["head", "width"] | None = None
+    norm_after: bool = False
+    experts: int = 0
+    experts_per_token: int = 0
+    norm_topk: bool = False
 
     @property
     def layer_weights(self) -> int:
-        """Numbers in the matrices of one layer, each of which meets every slot in a product."""
+        """Numbers in the matrices of one layer that a slot meets in products."""
         projections = 2 * self.heads + 2 * self.kv_heads
-        return self.width * (projections * self.head_dim + 3 * self.ffn_width)
+        ffn = 3 * self.ffn_width * (self.experts_per_token if self.experts else 1)
+        return self.width * (projections * self.head_dim + ffn + self.experts)
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -63,6 +76,11 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, got {self.head_dim}.")
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            raise ValueError(
+                f"experts_per_token={self.experts_per_token}, but of {self.experts} experts a "
+                f"token takes 1 to {self.experts}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +88,8 @@ class Weight:
     """One parameter: its shape, the logical name of each axis, and its initial distribution.
 
     Initially N(0, std²), or all ones where std is None. Mesh axes are chosen elsewhere, from the
-    logical names `layers`, `vocab`, `width`, `heads`, `kv_heads`, `ffn`.
+    logical names `layers`, `vocab`, `width`, `heads`, `kv_heads`, `head_dim`, `ffn`,
+    `experts`.
     """
 
     shape: tuple[int, ...]
@@ -88,12 +107,16 @@ def weight_table(config: DecoderConfig) -> dict[str, Any]:
     q_width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
     residual = (2 * layers) ** -0.5
 
-    def norm() -> Weight:
-        return Weight((layers, width), ("layers", "width"), None)
+    def norm(size: int = width, axis: str = "width") -> Weight:
+        return Weight((layers, size), ("layers", axis), None)
 
     def matrix(into: tuple[int, str], out: tuple[int, str], scale: float = 1.0) -> Weight:
         shape, axes = (layers, into[0], out[0]), ("layers", into[1], out[1])
         return Weight(shape, axes, scale * into[0] ** -0.5)
+
+    def of_each_expert(one: Weight) -> Weight:
+        shape, axes = (layers, config.experts, *one.shape[1:]), ("layers", "experts", *one.axes[1:])
+        return dataclasses.replace(one, shape=shape, axes=axes)
 
     table: dict[str, Any] = {
         "embed": Weight((config.vocab_size, width), ("vocab", "width"), 0.02),
@@ -110,6 +133,19 @@ def weight_table(config: DecoderConfig) -> dict[str, Any]:
         },
         "final_norm": Weight((width,), ("width",), None),
     }
+    sides = {"q": (q_width, "heads"), "k": (kv_width, "kv_heads"), "v": (kv_width, "kv_heads")}
+    if config.qkv_bias:
+        for name, (size, axis) in sides.items():
+            table["layers"][f"{name}_bias"] = Weight((layers, size), ("layers", axis), 0.0)
+    if config.qk_norm is not None:
+        for name in "qk":
+            one_head = config.qk_norm == "head"
+            over = (config.head_dim, "head_dim") if one_head else sides[name]
+            table["layers"][f"{name}_norm"] = norm(*over)
+    if config.experts:
+        for name in ("gate", "up", "down"):
+            table["layers"][name] = of_each_expert(table["layers"][name])
+        table["layers"]["router"] = matrix((width, "width"), (config.experts, "experts"))
     if not config.tied:
         table["head"] = Weight((width, config.vocab_size), ("width", "vocab"), 0.02)
     return table
@@ -130,44 +166,98 @@ def map_table(fn: Callable[[str, Weight], T], config: DecoderConfig) -> dict[str
 
 
 # ---------------------------------------------------------------------------- checkpoint names
+_ROTARY = "rotary_emb.inv_freq"
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How one family of checkpoints names its tensors.
+    """One family of checkpoints: what its config.json means, and how it names its tensors.
 
-    names: parameter name -> (tensor name, stored transposed); `{layer}` stands for the layer's
-    number. ignored: endings of tensor names that carry no weights of their own.
+    names: parameter name -> (tensor name, stored transposed); `{layer}` and `{expert}` stand for
+    their numbers. traits: fields of `DecoderConfig` that all its models have. fields: further ones,
+    and the entry of config.json that says it, with other names that it has had. options: entries of
+    config.json beside those of all families, with the values that the decoder computes, the default
+    first; an empty tuple for one that says nothing. ignored: endings of tensor names that carry no
+    weights of their own.
     """
 
     architecture: str
     names: Mapping[str, tuple[str, bool]]
-    ignored: tuple[str, ...] = ()
+    traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    # Some older checkpoints store the rotary frequencies, which the config already determines.
+    ignored: tuple[str, ...] = (_ROTARY,)
 
 
-LLAMA = Family(
-    architecture="LlamaForCausalLM",
-    names={
+def _names(**more: tuple[str, bool]) -> dict[str, tuple[str, bool]]:
+    """Tensor names of llama, and those of a layer that are other or more."""
+    own = {
         "embed": ("model.embed_tokens.weight", False),
-        "layers/attn_norm": ("model.layers.{layer}.input_layernorm.weight", False),
-        "layers/q": ("model.layers.{layer}.self_attn.q_proj.weight", True),
-        "layers/k": ("model.layers.{layer}.self_attn.k_proj.weight", True),
-        "layers/v": ("model.layers.{layer}.self_attn.v_proj.weight", True),
-        "layers/o": ("model.layers.{layer}.self_attn.o_proj.weight", True),
-        "layers/ffn_norm": ("model.layers.{layer}.post_attention_layernorm.weight", False),
-        "layers/gate": ("model.layers.{layer}.mlp.gate_proj.weight", True),
-        "layers/up": ("model.layers.{layer}.mlp.up_proj.weight", True),
-        "layers/down": ("model.layers.{layer}.mlp.down_proj.weight", True),
         "final_norm": ("model.norm.weight", False),
         "head": ("lm_head.weight", True),
-    },
-    # Some older checkpoints store the rotary frequencies, which the config already determines.
-    ignored=("rotary_emb.inv_freq",),
-)
+    }
+    layer = {
+        "attn_norm": ("input_layernorm.weight", False),
+        "q": ("self_attn.q_proj.weight", True),
+        "k": ("self_attn.k_proj.weight", True),
+        "v": ("self_attn.v_proj.weight", True),
+        "o": ("self_attn.o_proj.weight", True),
+        "ffn_norm": ("post_attention_layernorm.weight", False),
+        "gate": ("mlp.gate_proj.weight", True),
+        "up": ("mlp.up_proj.weight", True),
+        "down": ("mlp.down_proj.weight", True),
+        **more,
+    }
+    prefix = "model.layers.{layer}."
+    return own | {f"layers/{name}": (prefix + tensor, t) for name, (tensor, t) in layer.items()}
 
-FAMILIES: Mapping[str, Family] = {"llama": LLAMA}  # by `model_type` of config.json
+
+_BIASES = {f"{name}_bias": (f"self_attn.{name}_proj.bias", False) for name in "qkv"}
+_QK_NORMS = {f"{name}_norm": (f"self_attn.{name}_norm.weight", False) for name in "qk"}
+_NORMS_AFTER = {
+    "attn_norm": ("post_attention_layernorm.weight", False),
+    "ffn_norm": ("post_feedforward_layernorm.weight", False),
+}
+_EXPERTS = {
+    "router": ("mlp.gate.weight", True),
+    **{n: (f"mlp.experts.{{expert}}.{n}_proj.weight", True) for n in ("gate", "up", "down")},
+}
+# A window that is there, and not used.
+_NO_WINDOW = {"use_sliding_window": (False, None), "sliding_window": (), "max_window_layers": ()}
+
+FAMILIES: Mapping[str, Family] = {  # by `model_type` of config.json
+    "llama": Family("LlamaForCausalLM", _names()),
+    "mistral": Family("MistralForCausalLM", _names()),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", _names(**_BIASES), traits={"qkv_bias": True}, options=_NO_WINDOW
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", _names(**_QK_NORMS), traits={"qk_norm": "head"}, options=_NO_WINDOW
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        _names(**_QK_NORMS, **_EXPERTS),
+        traits={"qk_norm": "head"},
+        fields={
+            "experts": ("num_experts", "num_local_experts"),
+            "experts_per_token": ("num_experts_per_tok",),
+            "norm_topk": ("norm_topk_prob",),
+            "ffn_width": ("moe_intermediate_size",),
+        },
+        options={**_NO_WINDOW, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        _names(**_NORMS_AFTER, **_QK_NORMS),
+        traits={"qk_norm": "width", "norm_after": True},
+    ),
+}
 
 
 def tensor_names(family: Family, config: DecoderConfig, name: str) -> Iterator[str]:
-    """The checkpoint tensors that make up one parameter, layer by layer."""
+    """The checkpoint tensors that make up one parameter: by layer, and in it by expert."""
     pattern, _ = family.names[name]
     for layer in range(config.layers if "{layer}" in pattern else 1):
-        yield pattern.format(layer=layer)
+        for expert in range(config.experts if "{expert}" in pattern else 1):
+            yield pattern.format(layer=layer, expert=expert)

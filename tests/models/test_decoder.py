@@ -246,14 +246,59 @@ def test_dtype_of_weights_is_dtype_of_result():
     assert hidden_BSD.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_every_weight_has_its_own_checkpoint_names(family):
-    named = map_table(lambda name, _: list(tensor_names(family, CONFIG, name)), CONFIG)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_weight_has_its_own_checkpoint_names(name):
+    family, moe = FAMILIES[name], {"experts": 3, "experts_per_token": 2}
+    more = moe if "experts" in family.fields else {}
+    config = dataclasses.replace(CONFIG, family=name, **family.traits, **more)
+    named = map_table(lambda name, _: list(tensor_names(family, config, name)), config)
     names = jax.tree.leaves(named)
     assert len(set(names)) == len(names)
-    stacked = weight_table(CONFIG)["layers"]
-    assert len(names) == CONFIG.layers * len(stacked) + 3
+    stacked = weight_table(config)["layers"]
+    of_experts = 3 if more else 0  # gate, up and down are one tensor each
+    per_layer = len(stacked) - of_experts + of_experts * config.experts
+    assert len(names) == config.layers * per_layer + 3
     assert all(isinstance(weight, Weight) for weight in stacked.values())
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_experts_are_those_of_their_equation(norm):
+    """Token by token in float64; one expert gets no token at all."""
+    T, D, E, F, each = 7, 6, 4, 5, 2
+    keys = jax.random.split(jax.random.key(5), 5)
+    shapes = ((T, D), (D, E), (E, D, F), (E, D, F), (E, F, D))
+    x, *weights = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
+    weights[0] = weights[0].at[:, 3].set(0.0)
+    x = x.at[:, 0].set(9.0)
+    weights[0] = weights[0].at[0].set(jnp.asarray([1.0, 1.0, 1.0, -9.0]))
+    got = decoder.experts(x, *weights, each=each, norm=norm)
+    wide, (router, gate, up, down) = np.float64(x), (np.float64(w) for w in weights)
+    for t in range(T):
+        logits = wide[t] @ router
+        share = np.exp(logits - logits.max())
+        share /= share.sum()
+        chosen = np.argsort(-share)[:each]
+        assert 3 not in chosen
+        total = share[chosen].sum() if norm else 1.0
+        want = np.zeros(D)
+        for e in chosen:
+            gated = wide[t] @ gate[e]
+            want += share[e] / total * (gated / (1 + np.exp(-gated)) * (wide[t] @ up[e])) @ down[e]
+        np.testing.assert_allclose(got[t], want, rtol=2e-4, atol=2e-4)
+
+
+def test_a_token_does_not_change_what_experts_say_of_another():
+    keys = jax.random.split(jax.random.key(6), 5)
+    shapes = ((5, 6), (6, 4), (4, 6, 5), (4, 6, 5), (4, 5, 6))
+    x, *weights = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
+
+    def first(x):
+        return decoder.experts(x, *weights, each=2, norm=True)[:2]
+
+    np.testing.assert_array_equal(first(x), first(x.at[2:].set(-x[2:])))
+    slopes = jax.grad(lambda x: first(x).sum())(x)
+    assert not slopes[2:].any()
+    assert slopes[:2].all()
 
 
 def test_config_refuses_impossible_shapes():
@@ -261,6 +306,8 @@ def test_config_refuses_impossible_shapes():
         dataclasses.replace(CONFIG, kv_heads=3)
     with pytest.raises(ValueError, match="even head_dim"):
         dataclasses.replace(CONFIG, head_dim=7)
+    with pytest.raises(ValueError, match="of 4 experts a token takes 1 to 4"):
+        dataclasses.replace(CONFIG, experts=4, experts_per_token=5)
 
 
 def test_backward_pass_of_swiglu_is_that_of_its_equation():

@@ -102,6 +102,18 @@ UNSUPPORTED = {
     "architecture": ({"architectures": ["LlamaForSequenceClassification"]}, "Classification"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
     "bias": ({"attention_bias": True}, "attention_bias=True"),
+    "layers": (
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        r"\['sliding_attention'\]",
+    ),
+    "used window": (
+        {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True},
+        "use_sliding_window=True",
+    ),
+    "experts": (
+        {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]},
+        "no num_experts, which a qwen3_moe model needs",
+    ),
     "window": ({"sliding_window": 4096}, "sliding_window=4096"),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantization_config="),
     "scaling": ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "type 'yarn'"),
