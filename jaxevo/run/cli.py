@@ -29,8 +29,6 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 2 for an input that cannot be used."""
-    if argv is None:  # the process is this command's own
-        use_huge_pages()
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(usage())
@@ -38,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, rest = args[0], args[1:]
     if name not in COMMANDS:
         return fail(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}.")
+    if argv is None:  # the process is this command's own
+        use_huge_pages()
     module, function, summary = COMMANDS[name]
     _keep_compiled_programs()
     try:

@@ -30,8 +30,10 @@ def use_huge_pages() -> None:
 
 
 def _is_of_use() -> bool:
+    if _SETTING.keys() & os.environ.keys():
+        return False
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(glob.glob, _ACCELERATORS))
     library, version = platform.libc_ver()
     knows = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= _SINCE
     asks = _KERNEL.exists() and "[madvise]" in _KERNEL.read_text()
-    return on_cpu and knows and asks and not _SETTING.keys() & os.environ.keys()
+    return on_cpu and knows and asks

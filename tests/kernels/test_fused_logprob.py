@@ -15,10 +15,10 @@ from jaxevo.kernels.fused_logprob.shapes import HEADS
 M, D, V = 6, 37, 37  # square, so that random and identity unembeddings share a compilation
 NAMES = ("implementation", "block_M", "block_V", "keep_logits")
 VARIANTS = [
-    ("reference", None, None),
-    ("chunked", None, 8),
+    ("reference", None, None, False),
+    ("chunked", None, 8, False),
     ("chunked", None, 8, True),
-    ("pallas_tpu_interpret", 4, 16),
+    ("pallas_tpu_interpret", 4, 16, False),
 ]
 QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time
 TOLERANCE = 2e-5  # float32 rounding of logits of size ~10, times a few sums
@@ -119,7 +119,7 @@ def test_a_number_is_the_temperature_of_all_rows():
 
 def with_gradients(variant, arrays, **options):
     hidden, unembed, targets, cotangents = arrays
-    way = dict(zip(NAMES, variant, strict=False))
+    way = dict(zip(NAMES, variant, strict=True))
 
     def loss(hidden, unembed):
         out = fused_logprob(hidden, unembed, targets, **options, **way)
@@ -249,7 +249,9 @@ def test_worked_numbers(variant):
 
 def test_gradient_is_the_slope_of_the_float64_values():
     hidden, unembed, targets, cotangents = problem(6)
-    _, (dhidden, dunembed) = jitted("chunked", None, 8)(hidden, unembed, targets, 1.3, cotangents)
+    _, (dhidden, dunembed) = jitted("chunked", None, 8, False)(
+        hidden, unembed, targets, 1.3, cotangents
+    )
     rng = np.random.default_rng(7)
     to_hidden, to_unembed = rng.normal(size=hidden.shape), rng.normal(size=unembed.shape)
 
@@ -267,7 +269,7 @@ def test_gradient_is_the_slope_of_the_float64_values():
 @pytest.mark.parametrize("block_V", [1, 16, 64, None])
 def test_block_size_changes_nothing_but_rounding(block_V):
     arrays = problem(8)
-    want = jitted("chunked", None, 8)(*arrays[:3], 0.9, arrays[3])
+    want = jitted("chunked", None, 8, False)(*arrays[:3], 0.9, arrays[3])
     got = jitted("chunked", None, block_V)(*arrays[:3], 0.9, arrays[3])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
 
@@ -300,7 +302,9 @@ def test_none_takes_chunked_here():
     arrays = problem(8)
     got = jitted(None, None, 8)(*arrays[:3], 0.9, arrays[3])
     jax.tree.map(
-        np.testing.assert_array_equal, got, jitted("chunked", None, 8)(*arrays[:3], 0.9, arrays[3])
+        np.testing.assert_array_equal,
+        got,
+        jitted("chunked", None, 8, False)(*arrays[:3], 0.9, arrays[3]),
     )
 
 
@@ -329,7 +333,7 @@ def test_temperature_gets_no_gradient(variant):
     hidden, unembed, targets, _ = problem(11)
 
     def loss(temperature):
-        options = dict(zip(NAMES, variant, strict=False))
+        options = dict(zip(NAMES, variant, strict=True))
         return fused_logprob(
             hidden, unembed, targets, temperature=temperature, **options
         ).entropy_M.sum()
