@@ -99,7 +99,9 @@ class TaskSource:
     """Where problems come from: random access by one integer, so that a position is one integer.
 
     `verifiers` map a name to `verify(task, text) -> Verdict`; the first one gives the reward. They
-    may be called on several threads at a time.
+    may be called on several threads at a time. `weights`: what the scores of further ones are
+    multiplied by and added to the reward as; one that has none is told, and not rewarded. `parts`:
+    the sources that this one mixes.
     """
 
     name: str
@@ -107,6 +109,8 @@ class TaskSource:
     held_out: Callable[[int], Task]
     held_out_size: int
     verifiers: Mapping[str, Callable[[Task, str], Verdict]]
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parts: tuple[TaskSource, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

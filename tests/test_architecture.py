@@ -13,7 +13,7 @@ PACKAGE = ROOT / "jaxevo"
 HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "tyro", "rich")
 
 # Who may import whom; a package may always import itself and `types`.
-LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys"}
+LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys", "names"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
     "types": {"bound"},
@@ -23,6 +23,7 @@ ALLOWED = {
     "heads": {"flow"},
     "flow": set(),
     "keys": set(),
+    "names": set(),
     "cache": set(),
     "provenance": set(),
     **{part: LEAVES | PARTS for part in PARTS},

@@ -14,6 +14,7 @@ from experiments.bench import (
     gpu,
     in_loop,
     round_vs_trl,
+    rounds_ahead,
     sampler_vs_hf,
     shared_prefix,
 )
@@ -24,6 +25,7 @@ BENCHES = {
     "sampler-vs-hf": sampler_vs_hf,
     "shared-prefix": shared_prefix,
     "in-loop": in_loop,
+    "rounds-ahead": rounds_ahead,
     "conversations": conversations,
     "cold-start": cold_start,
     "gpu": gpu,

@@ -354,8 +354,9 @@ class Lab:
     def verify(self, rows: Sequence[Row]) -> list[Row]:
         """Scores each row's answer text with every verifier of the task source.
 
-        The first verifier gives the reward (part `correct`) and the feedback text; all verdicts
-        stand in `row.info["verdicts"]`. Under the control arm the reward is a coin's instead.
+        The first verifier gives the reward (part `correct`) and the feedback text, those that the
+        source weighs give parts of their own names; all scores stand in `row.info["verdicts"]`.
+        Under the control arm the reward is a coin's instead.
         """
         with self._timed("verify"):
             return self.record([self._judge(row) for row in rows])
@@ -364,7 +365,8 @@ class Lab:
         text = self.answer_text(row)
         verdicts = {n: verify(row.task, text) for n, verify in self.source.verifiers.items()}
         first = next(iter(verdicts.values()))
-        rewards, feedback = {"correct": first.score}, first.feedback
+        weighed = {n: w * verdicts[n].score for n, w in self.source.weights.items()}
+        rewards, feedback = {"correct": first.score, **weighed}, first.feedback
         if self._coin is not None:  # the control arm must not hear the truth in words either
             coin = self._coin(self.seed, row.uid)
             rewards, feedback = {"coin": coin.score}, coin.feedback

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from jaxevo.rewards.exact import exact_match
-from jaxevo.rewards.integer import last_integer, strict_integer
+from jaxevo.names import did_you_mean
+from jaxevo.rewards.named import verifier
 from jaxevo.tasks.arithmetic import SPECS, arithmetic, plain, plain_task
-from jaxevo.tasks.draw import did_you_mean, task_source
+from jaxevo.tasks.draw import task_source
 from jaxevo.tasks.jsonl import SUFFIXES, jsonl_source
 from jaxevo.types import TaskSource
 
 __all__ = ["arithmetic", "jsonl_source", "load_task", "plain", "plain_task", "task_source"]
 
 _FILE_OPTIONS = ("prompt", "answer", "system", "held_out", "verifier")
-_VERIFIERS: dict[str, Callable[..., Any]] = {
-    verify.__name__: verify for verify in (exact_match, last_integer, strict_integer)
-}
 
 
 def load_task(name: str, *, seed: int = 0) -> TaskSource:
@@ -69,11 +65,10 @@ def _file_options(name: str, query: str) -> dict[str, Any]:
             raise ValueError(
                 f"task {name!r}: held_out={options['held_out']!r} is not a number in [0, 1)."
             ) from None
-    verifier = options.pop("verifier", None)
-    if verifier is not None:
-        if verifier not in _VERIFIERS:
-            raise ValueError(
-                f"task {name!r}: no verifier {verifier!r}. {did_you_mean(verifier, _VERIFIERS)}"
-            )
-        options["verifiers"] = {verifier: _VERIFIERS[verifier]}
+    if "verifier" in options:
+        called = options.pop("verifier")
+        try:
+            options["verifiers"] = {called: verifier(called)}
+        except ValueError as fault:
+            raise ValueError(f"task {name!r}: {fault}") from None
     return options

@@ -19,8 +19,9 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from jaxevo.names import did_you_mean
 from jaxevo.rewards.integer import last_integer, strict_integer
-from jaxevo.tasks.draw import did_you_mean, fixed_hash, task_source
+from jaxevo.tasks.draw import fixed_hash, task_source
 from jaxevo.types import Message, Task, TaskSource
 
 JUST_THE_NUMBER = "What is {tight}? Reply with just the number."

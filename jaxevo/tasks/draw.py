@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,14 +49,6 @@ def task_source(
 def fixed_hash(text: str) -> int:
     """A 64-bit hash that is the same on every machine and in every run."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-def did_you_mean(got: str, choices: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: the closest choice, if any, and all of them."""
-    choices = list(choices)
-    close = difflib.get_close_matches(got, choices, n=1)
-    guess = f" Did you mean {close[0]!r}?" if close else ""
-    return f"Choose from {', '.join(choices)}.{guess}"
 
 
 @dataclasses.dataclass(frozen=True)

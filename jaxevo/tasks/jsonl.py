@@ -6,17 +6,18 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxevo.names import did_you_mean
 from jaxevo.rewards.exact import exact_match
-from jaxevo.tasks.draw import did_you_mean, fixed_hash, task_source
-from jaxevo.types import Message, Task, TaskSource, Verdict
+from jaxevo.rewards.named import Verify
+from jaxevo.tasks.draw import fixed_hash, task_source
+from jaxevo.types import Message, Task, TaskSource
 
 ROLES = ("system", "user", "assistant", "tool")
 SUFFIXES = (".jsonl", ".jsonl.gz")
-Verify = Callable[[Task, str], Verdict]
 
 
 def jsonl_source(

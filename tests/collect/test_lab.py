@@ -9,6 +9,7 @@ import pytest
 from jaxevo.collect.lab import RolloutConfig
 from jaxevo.run.build import build_bench
 from jaxevo.sampling.sampler import Sampler, Sampling
+from jaxevo.types import Verdict
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,20 @@ def test_verify_gives_reward_feedback_and_all_verdicts(bench):
     assert good.info["verdicts"] == {"last_integer": 1.0, "strict_integer": 1.0}
     assert bad.reward == 0.0
     assert row.task.answer in bad.feedback
+
+
+def test_weighed_verifiers_add_parts_to_the_reward(bench):
+    def starts_with_2(task, text):
+        return Verdict("pass", 1.0) if text.startswith("2") else Verdict("fail", 0.25)
+
+    verifiers = {**bench.source.verifiers, "starts_with_2": starts_with_2}
+    source = dataclasses.replace(bench.source, verifiers=verifiers, weights={"starts_with_2": -0.5})
+    lab = new_lab(dataclasses.replace(bench, source=source))
+    for row in lab.verify(lab.sample(lab.tasks())):
+        score = 1.0 if lab.answer_text(row).startswith("2") else 0.25
+        correct = row.info["verdicts"]["last_integer"]
+        assert row.rewards == {"correct": correct, "starts_with_2": -0.5 * score}
+        assert row.info["verdicts"]["starts_with_2"] == score
 
 
 def test_an_attempt_is_a_sample_that_was_verified_meanwhile(bench):
