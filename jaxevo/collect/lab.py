@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -84,6 +85,7 @@ class Lab:
       config: the run's sizes. position: the next problem's index, written back by the run loop.
       sampled: every row sampled in this round by uid, in its latest form, trained or not.
       seconds: wall-clock spent sampling, and verifying what was not verified meanwhile.
+      drawn: set once a wave of answers has been drawn.
       key: the run's key, from which rows' keys are made (`jaxevo.keys`).
     """
 
@@ -110,6 +112,7 @@ class Lab:
         self.round_index, self.position, self.seed = round_index, position, seed
         self.sampled: dict[int, Row] = {}
         self.seconds = {"sample": 0.0, "verify": 0.0}
+        self.drawn = threading.Event()
         self._sample_fn, self.key, self._finish_names = sample_fn, key, finish_names
         self._sets, self._publish, self._learner = sets, publish, learner
         self._weights_version, self._coin = weights_version, coin
@@ -260,6 +263,7 @@ class Lab:
                 kept=self._kept.get(params),
                 keep=keep,
             )
+        self.drawn.set()
         return self.record([self._grow_row(row, out, n) for n, row in enumerate(rows)])
 
     def _weights(self, name: str) -> Any:

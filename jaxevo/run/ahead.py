@@ -4,6 +4,9 @@ A round that was gathered ahead was sampled by the weights that began the round 
 say so (`weights_version`), and importance weights correct for it. The round after a checkpoint is
 gathered anew with the weights of the checkpoint, so that a run that is broken off and continued is
 the same run, bit by bit.
+
+Both halves share a device, which does one thing after the other: the next round's first wave goes
+first, so that its verifiers wait while this round is learnt.
 """
 
 from __future__ import annotations
@@ -30,16 +33,24 @@ class Gathered:
     experience: Mapping[str, Sequence[Row]]
 
 
-def gather_round(run: Run, state: TrainState, memory: Any, *, ahead: int = 0) -> Gathered:
-    """The rows of round `state.counters["round"]`, sampled by weights of `ahead` rounds before."""
+def gather_round(run: Run, state: TrainState, memory: Any) -> Gathered:
+    """The rows of round `state.counters["round"]`, sampled by its own weights."""
+    return _gathered(run, _lab(run, state), state, memory)
+
+
+def _lab(run: Run, state: TrainState, *, ahead: int = 0) -> Lab:
+    """The instruments of this round, with weights of `ahead` rounds before."""
     index = state.counters["round"]
-    lab = run.bench.lab(
+    return run.bench.lab(
         state.params,
         learner=run.learner,
         round_index=index,
         position=state.counters["position"],
         weights_version=index - ahead,
     )
+
+
+def _gathered(run: Run, lab: Lab, state: TrainState, memory: Any) -> Gathered:
     return Gathered(lab, gather(run.recipe, lab, state, memory))
 
 
@@ -60,6 +71,8 @@ class Ahead:
     def begin(self, state: TrainState, memory: Any, position: int) -> None:
         """Starts on the round after this one, unless there is none, or a checkpoint before it.
 
+        Returns once its first wave has been drawn, or all of it has ended or failed.
+
         Args:
           state: before this round's updates. What they will change is copied; `collect` sees no
             optimizer state.
@@ -74,7 +87,10 @@ class Ahead:
             {},
             {**state.counters, "round": following, "position": position},
         )
-        self._next = self._pool.submit(gather_round, self._run, seen, memory, ahead=1)
+        lab = _lab(self._run, seen, ahead=1)
+        self._next = self._pool.submit(_gathered, self._run, lab, seen, memory)
+        self._next.add_done_callback(lambda _: lab.drawn.set())
+        lab.drawn.wait()
 
     def take(self) -> Gathered | None:
         """The round that was begun, once it is there; None where none was."""

@@ -1,17 +1,20 @@
 """Rounds that are sampled ahead: which weights sampled what, and the same run after a break."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
 import pytest
 
+from jaxevo.collect.readings import answer_logp
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.ahead import Ahead
 from jaxevo.run.build import build_run
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.loop import one_round
+from jaxevo.types import bind
 
 ROUNDS = 5
 
@@ -101,15 +104,34 @@ def test_a_run_that_is_broken_off_is_the_same_run(begin, whole, tmp_path):
 
 def test_what_collect_sees_stays_while_the_update_changes_the_weights(begin):
     run = begin()
-    seen = jax.device_get(run.state.params["policy"])
+    (objective,) = run.recipe.objectives
     with Ahead(run) as ahead:
         ahead.begin(run.state, run.memory, position=0)
         jax.tree.map(lambda x: x.delete(), run.state.params["policy"])  # as a donation does
         gathered = ahead.take()
     assert ahead.take() is None
-    lab = run.bench.lab({"policy": seen}, round_index=1)
-    wanted = [row.answer_ids.tolist() for row in lab.sample(lab.tasks())]
-    assert [row.answer_ids.tolist() for row in gathered.experience["policy"]] == wanted
+    (rows,) = gathered.experience.values()
+    sampled = [float(row.answer[0].logp.sum()) for row in rows]
+    read = gathered.lab.map(bind(answer_logp), rows, like=objective)
+    np.testing.assert_allclose(read, sampled, atol=1e-4)  # float32 sums of four log-probs
+
+
+def test_verifiers_of_the_next_round_wait_while_this_one_is_learnt(begin):
+    """The first wave has been drawn when `begin` returns, and nothing has been verified."""
+    run, learnt = begin(), threading.Event()
+    (name, verify), *_ = run.bench.source.verifiers.items()
+
+    def slow(task, text):
+        assert learnt.wait(60)
+        return verify(task, text)
+
+    source = dataclasses.replace(run.bench.source, verifiers={name: slow})
+    run = dataclasses.replace(run, bench=dataclasses.replace(run.bench, source=source))
+    with Ahead(run) as ahead:
+        ahead.begin(run.state, run.memory, position=0)
+        learnt.set()
+        gathered = ahead.take()
+    assert all(row.rewards for row in gathered.lab.sampled.values())
 
 
 def test_a_fault_of_a_round_ahead_is_raised_where_it_is_wanted(begin):
