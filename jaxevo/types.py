@@ -240,7 +240,8 @@ class Stream:
 
     logp_NA: log-prob of each action at the sampling temperature, float32. mask_NA: bool.
     entropy_NA: nats. hidden_NAD and head_DV: final hidden states and the unembedding that reads
-    them, for losses over the whole vocabulary. values_NA: a value head's output.
+    them, for losses over the whole vocabulary; logit_cap: c of a head whose logits are
+    c · tanh(logits / c). values_NA: a value head's output.
     """
 
     logp_NA: Array | None
@@ -249,6 +250,7 @@ class Stream:
     hidden_NAD: Array | None = None
     head_DV: Array | None = None
     values_NA: Array | None = None
+    logit_cap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 @register

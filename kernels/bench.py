@@ -368,12 +368,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here as well")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of a result")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     args = parser.parse_args(argv)
-    if args.table is not None:
-        print(table(json.loads(args.table.read_text())))
-        return 0
     packages = (*PACKAGES, "libtpu") if "memory" in args.only else PACKAGES
     result: dict[str, Any] = provenance("kernels", packages)
     result |= {"shape": {"slots": SLOTS, "vocabulary": VOCABULARY, "cpu": CPU}, "target": TARGET}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import importlib.util
 import json
 import os
 import pathlib
@@ -35,17 +36,24 @@ def pytest_configure(config):
 
 
 class Record:
-    """Writes what each test came to and its seconds, test by test, so that a soak may break off."""
+    """Writes what each test came to, its seconds and what it recorded (`record_property`).
+
+    It does so test by test, so that a soak may break off.
+    """
 
     def __init__(self, path):
         self._path, self._start = path, time.monotonic()
-        self._found = {**provenance("soak", (*PACKAGES, "libtpu")), "seconds": 0.0, "tests": {}}
+        others = filter(importlib.util.find_spec, ("libtpu", "torch", "transformers"))
+        made_with = provenance(path.stem, (*PACKAGES, *others))
+        self._found = {**made_with, "seconds": 0.0, "tests": {}}
 
     def pytest_runtest_logreport(self, report):
         seen = self._found["tests"].setdefault(report.nodeid, {"outcome": "passed", "seconds": 0.0})
         seen["seconds"] = round(seen["seconds"] + report.duration, 1)
         if report.outcome != "passed":
             seen["outcome"] = report.outcome
+        if report.user_properties:
+            seen["figures"] = dict(report.user_properties)
         self._found["seconds"] = round(time.monotonic() - self._start, 1)
         self._path.write_text(json.dumps(self._found, indent=1) + "\n")
 

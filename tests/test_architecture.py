@@ -126,11 +126,3 @@ def test_kernels_must_be_imported_as_a_part_of_the_package():
 def test_recipes_stay_small():
     for path in (PACKAGE / "recipes").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 150, path.name
-
-
-def test_the_readmes_table_of_methods_is_that_of_the_recipes():
-    from jaxevo.run.commands import recipe_table
-
-    text = (ROOT / "README.md").read_text()
-    shown = re.search(r"<!-- recipes -->\n(.*?)<!-- /recipes -->", text, re.DOTALL)
-    assert shown.group(1).strip() == recipe_table().strip(), "run `jaxevo recipes --readme`"

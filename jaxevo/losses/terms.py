@@ -155,6 +155,7 @@ def distillation(
         top_k=top_k,
         tail=tail,
         temperature=batch.temperature,
+        soft_cap=student.logit_cap,
     )
     kl_NA = masked(kl_M.reshape(mask_NA.shape), mask_NA)
     if "distill_weight" in credit:

@@ -48,13 +48,26 @@ class Trees:
         return behind | (slots == slots[:, None])
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Array:
+def capped(scores: jax.Array, cap: float | None) -> jax.Array:
+    """cap · tanh(scores / cap), or the scores where there is none."""
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
+def near(positions_BS: Array, positions_BC: Array, window: int) -> jax.Array:
+    """mask_BSC: which keys stand among the last `window` positions of a slot, its own included."""
+    return jnp.asarray(positions_BS)[:, :, None] - jnp.asarray(positions_BC)[:, None] < window
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array, cap: float | None = None
+) -> jax.Array:
     """softmax(q · kᵀ / √head_dim) · v, each key-value head shared by a group of query heads.
 
     Args:
       q: [B, S, heads, head_dim].
       k, v: [B, kv_heads, C, head_dim].
       mask_BSC: bool, who sees whom.
+      cap: of scores, as `capped` has it.
 
     Returns:
       [B, S, heads * head_dim]; the softmax is computed in float32.
@@ -65,7 +78,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Arr
     q = q.reshape(B, S, kv_heads, shared, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(B, kv_heads, shared * S, head_dim)
     scores = jnp.einsum("bkmh,bkch->bkmc", q, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, kv_heads, shared, S, C) * head_dim**-0.5
+    scores = capped(scores.reshape(B, kv_heads, shared, S, C) * head_dim**-0.5, cap)
     scores = jnp.where(mask_BSC[:, None, None], scores, UNSEEN)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, kv_heads, shared * S, C)
     mixed = jnp.einsum("bkmc,bkch->bkmh", weights, v).reshape(B, kv_heads, shared, S, head_dim)
@@ -73,14 +86,22 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask_BSC: Array) -> jax.Arr
 
 
 # Its backward pass keeps queries, keys and values, and forms the scores, S² per head, again.
-attend_again = jax.checkpoint(attend)
+attend_again = jax.checkpoint(attend, static_argnums=4)
 
 
-def attend_trees(trees: Trees, *, implementation: Implementation | None = None) -> Attend:
+def attend_trees(
+    trees: Trees,
+    *,
+    near_BSS: Array | None = None,
+    cap: float | None = None,
+    implementation: Implementation | None = None,
+) -> Attend:
     """`attend` without its mask, for all layers of a model: `(q, k, v) -> mixed`.
 
     Args:
       trees: as many packed rows as q, k and v will have.
+      near_BSS: of what trees let a slot see, what it does see; None for everything.
+      cap: of scores, as `capped` has it.
       implementation: `dense`, `splash` (for TPUs) or `splash_interpret` (its steps in XLA, to be
         tested anywhere); None for `splash` on one TPU, else `dense`.
 
@@ -89,16 +110,22 @@ def attend_trees(trees: Trees, *, implementation: Implementation | None = None) 
     """
     name = implementation or ("splash" if is_one_tpu() else "dense")
     if name == "dense":
-        return functools.partial(_dense, mask_BSS=trees.mask())
+        return functools.partial(_dense, mask_BSS=_mask(trees, near_BSS), cap=cap)
     if name not in ("splash", "splash_interpret"):
         raise ValueError(
             f"implementation={name!r} is unknown; use 'dense', 'splash', 'splash_interpret' or "
             "None."
         )
-    return _splash(trees, interpret=name == "splash_interpret")
+    return _splash(trees, near_BSS, cap, interpret=name == "splash_interpret")
 
 
-def _dense(q: jax.Array, k: jax.Array, v: jax.Array, *, mask_BSS: jax.Array) -> jax.Array:
+def _mask(trees: Trees, near_BSS: Array | None) -> jax.Array:
+    return trees.mask() if near_BSS is None else trees.mask() & near_BSS
+
+
+def _dense(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, mask_BSS: jax.Array, cap: float | None
+) -> jax.Array:
     """`attend` for a few slots after the other, each with the slots up to their last.
 
     No slot sees a later one, so half of the products fall away, and scores of 96 slots stay in a
@@ -110,15 +137,19 @@ def _dense(q: jax.Array, k: jax.Array, v: jax.Array, *, mask_BSS: jax.Array) -> 
     for start in range(0, S, step):
         stop = min(start + step, S)
         seen = (k[:, :, :stop], v[:, :, :stop], mask_BSS[:, start:stop, :stop])
-        parts.append(attend_again(q[:, start:stop], *seen))
+        parts.append(attend_again(q[:, start:stop], *seen, cap))
     return jnp.concatenate(parts, axis=1)
 
 
-def _splash(trees: Trees, *, interpret: bool) -> Attend:
+def _splash(trees: Trees, near_BSS: Array | None, cap: float | None, *, interpret: bool) -> Attend:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 
     more_slots = -trees.until_BS.shape[1] % LANES
-    whole_BSS = Trees(jnp.pad(trees.until_BS, ((0, 0), (0, more_slots)))).mask()
+    whole = Trees(jnp.pad(trees.until_BS, ((0, 0), (0, more_slots))))
+    if near_BSS is not None:  # padding sees itself
+        room = ((0, 0), (0, more_slots), (0, more_slots))
+        near_BSS = jnp.pad(near_BSS, room, constant_values=True)
+    whole_BSS = _mask(whole, near_BSS)
     block = next(size for size in BLOCKS if whole_BSS.shape[1] % size == 0)
     blocks = splash.BlockSizes(
         block_q=block,
@@ -132,7 +163,10 @@ def _splash(trees: Trees, *, interpret: bool) -> Attend:
     def one(row: tuple[jax.Array, ...]) -> jax.Array:
         mask_SS, *qkv = row
         made: Any = splash.make_splash_mha_single_device(
-            mask_SS[None], block_sizes=blocks, interpret=interpret
+            mask_SS[None],
+            block_sizes=blocks,
+            attn_logits_soft_cap=cap,
+            interpret=interpret,
         )
         # Under jit the maker turns a flag of the masks into an array, which its kernel branches on.
         masks = (made.fwd_mask_info, made.dq_mask_info, made.dkv_mask_info)

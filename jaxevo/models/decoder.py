@@ -4,7 +4,8 @@
     x      = x + Attention(RMSNorm(x));  x = x + SwiGLU(RMSNorm(x))          for every layer
     hidden = RMSNorm(x)                                                      logits = hidden · head
 
-What families do otherwise is data: `DecoderConfig` says what is normed, where, and what has a bias.
+What families do otherwise is data: `DecoderConfig` says what is normed, and where, what has a bias,
+a cap or a window, and which layers have experts.
 
 Who sees whom is the caller's business: a mask over slots, and a position for each slot.
 So padding, packed sequences, shared prefixes and cached decoding are the same code, and the
@@ -22,13 +23,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.models.attention import UNSEEN, Trees, attend, attend_again, attend_trees
-from jaxevo.models.table import DecoderConfig, RopeScaling, Weight, map_table
+from jaxevo.models.attention import (
+    UNSEEN,
+    Attend,
+    Trees,
+    attend,
+    attend_again,
+    attend_trees,
+    capped,
+    near,
+)
+from jaxevo.models.layers import experts, gated, rms_norm, rotary, rotate
+from jaxevo.models.table import DecoderConfig, Weight, map_table
 from jaxevo.types import Array, Params
 
 __all__ = [
     "DecoderConfig",
-    "RopeScaling",
     "apply",
     "decode",
     "init_cache",
@@ -51,6 +61,7 @@ def apply(
     *,
     cache: Cache | None = None,
     slot: Array | int = 0,
+    key_positions_BC: Array | None = None,
     remat: bool = False,
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states of a batch of slots.
@@ -66,6 +77,8 @@ def apply(
       cache: keys and values of earlier slots, from `init_cache`. Donate it to be updated in place.
         With a cache the layers are unrolled; weights from `split_layers` are then read in place.
       slot: cache slot of the first new key, the same for all rows; may be traced.
+      key_positions_BC: rotary positions of the cache's slots, new ones included, which windows are
+        measured by; None where slot c holds position c.
       remat: recompute layers in the backward pass: memory for one layer, about a third more time.
 
     Returns:
@@ -79,10 +92,16 @@ def apply(
     if cache is None:
         return _trunk(config, params, ids_BS, positions_BS, mask, remat=remat), None
     assert not isinstance(mask, Trees)
+    masks = {False: jnp.asarray(mask)}
+    if config.windowed:
+        if key_positions_BC is None:
+            key_positions_BC = jnp.arange(cache[0]["k"].shape[2])[None]
+        masks[True] = masks[False] & near(positions_BS, key_positions_BC, config.window)
 
     def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
         kept = _written(cache[index], k, v, slot)
-        return attend(q, kept["k"], kept["v"], mask), kept
+        mask_BSC = masks[_has_window(config, index)]
+        return attend(q, kept["k"], kept["v"], mask_BSC, config.score_cap), kept
 
     return _unrolled(config, params, ids_BS, positions_BS, attend_cached)
 
@@ -97,17 +116,20 @@ def decode(
     own: Cache,
     seen_NR: Array,
     slot: Array,
+    own_positions_NR: Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Final hidden states of one new token of each row; b rows in a block share their prefix.
 
     Args:
       config, params: as of `apply`.
       ids_N, positions_N: the tokens and their rotary positions; N = Q b, block by block.
-      prefix: keys and values of Q prefixes, C slots, read only.
+      prefix: keys and values of Q prefixes, C slots, read only; slot c holds position c.
       seen_QC: bool, which slots of its prefix a block sees.
       own: keys and values of what each row has added, R slots.
       seen_NR: bool, which of its own slots a row sees, the new one included.
       slot: where the new token's keys and values are written, the same for all rows.
+      own_positions_NR: rotary positions of a row's own slots, which windows are measured by; needed
+        where the config has any.
 
     Returns:
       hidden_ND, and `own` with that slot written.
@@ -125,18 +147,29 @@ def decode(
         x = x.reshape(Q, kv_heads, N // Q, -1, x.shape[-1]).swapaxes(1, 2)
         return x.reshape(N, kv_heads, -1, x.shape[-1])
 
-    def scores(q: jax.Array, k: jax.Array, seen: Array) -> jax.Array:
+    def scores(q: jax.Array, k: jax.Array) -> jax.Array:
         product = jnp.einsum("nkmh,nkch->nkmc", q, k, preferred_element_type=jnp.float32)
-        return jnp.where(seen[:, None, None], product * head_dim**-0.5, UNSEEN)
+        return capped(product * head_dim**-0.5, config.score_cap)
+
+    whole_NC = jnp.concatenate((jnp.repeat(seen_QC, N // Q, axis=0), seen_NR), axis=-1)
+    seen = {False: whole_NC[:, None, None]}
+    if config.windowed:
+        assert own_positions_NR is not None
+        prefix_NC = jnp.broadcast_to(jnp.arange(seen_QC.shape[1]), (N, seen_QC.shape[1]))
+        keys_NC = jnp.concatenate((prefix_NC, own_positions_NR), axis=-1)
+        is_near = near(jnp.asarray(positions_N)[:, None], keys_NC, config.window)
+        seen[True] = seen[False] & is_near[:, None]
 
     def attend_both(q: jax.Array, k: jax.Array, v: jax.Array, index: int) -> Any:
         kept, before = _written(own[index], k, v, slot), prefix[index]
         q = q.reshape(N, kv_heads, -1, head_dim)
         # All queries of a block against its prefix are one product.
-        on_prefix = by_row(scores(by_block(q), before["k"], seen_QC))
-        on_own = scores(q, kept["k"], seen_NR)
-        weights = jax.nn.softmax(jnp.concatenate((on_prefix, on_own), -1), -1).astype(q.dtype)
-        on_prefix, on_own = jnp.split(weights, (on_prefix.shape[-1],), axis=-1)
+        on_prefix = by_row(scores(by_block(q), before["k"]))
+        both = jnp.concatenate((on_prefix, scores(q, kept["k"])), -1)
+        both = jnp.where(seen[_has_window(config, index)], both, UNSEEN)
+        on_prefix, on_own = jnp.split(
+            jax.nn.softmax(both, -1).astype(q.dtype), (on_prefix.shape[-1],), axis=-1
+        )
         mixed = by_row(jnp.einsum("nkmc,nkch->nkmh", by_block(on_prefix), before["v"]))
         mixed = mixed + jnp.einsum("nkmc,nkch->nkmh", on_own, kept["v"])
         return mixed.reshape(N, 1, -1), kept
@@ -155,19 +188,44 @@ def _trunk(
     remat: bool,
 ) -> jax.Array:
     """All layers as one scan, over slots that are all there."""
-    rotation = rotary(config, positions_BS)
-    if isinstance(mask, Trees):
-        attend_seen = attend_trees(mask)
-    else:
-        attend_seen = functools.partial(attend_again, mask_BSC=mask)
 
-    def layer(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-        q, k, v = _project(config, weights, x, rotation)
-        return _after(config, weights, x, attend_seen(q, k, v)), None
+    def attend_seen(near_BSS: Array | None) -> Attend:
+        if isinstance(mask, Trees):
+            return attend_trees(mask, near_BSS=near_BSS, cap=config.score_cap)
+        seen = jnp.asarray(mask) if near_BSS is None else jnp.asarray(mask) & near_BSS
+        return lambda q, k, v: attend_again(q, k, v, seen, config.score_cap)
 
+    whole = attend_seen(None)
+    rotations = {False: rotary(config, positions_BS)}
+    if config.windowed:
+        windowed = attend_seen(near(positions_BS, positions_BS, config.window))
+        rotations[True] = rotary(config, positions_BS, windowed=True)
+
+    def layer(x: jax.Array, of_layer: tuple[Params, Array | None]) -> tuple[jax.Array, None]:
+        weights, has_window = of_layer
+        if has_window is None:
+            mixed = whole(*_project(config, weights, x, rotations[False]))
+        else:
+            chosen = functools.partial(jnp.where, has_window)
+            rotation = jax.tree.map(chosen, rotations[True], rotations[False])
+            mixed = jax.lax.cond(
+                has_window, windowed, whole, *_project(config, weights, x, rotation)
+            )
+        return _after(config, weights, x, mixed), None
+
+    x_BSD = _embedded(config, params, ids_BS)
+    layers = (params["layers"], jnp.asarray(config.windowed) if config.windowed else None)
+    x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, layers)
+    return _norm(config, x_BSD, params["final_norm"])
+
+
+def _has_window(config: DecoderConfig, index: int) -> bool:
+    return bool(config.windowed) and config.windowed[index]
+
+
+def _embedded(config: DecoderConfig, params: Params, ids_BS: Array) -> jax.Array:
     x_BSD = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
-    x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, params["layers"])
-    return rms_norm(x_BSD, params["final_norm"], config.norm_eps)
+    return x_BSD * jnp.asarray(config.width**0.5, x_BSD.dtype) if config.embed_scale else x_BSD
 
 
 def _unrolled(
@@ -178,14 +236,14 @@ def _unrolled(
     attend: Callable[..., tuple[jax.Array, Any]],
 ) -> tuple[jax.Array, Cache]:
     """Layer after layer, `attend(q, k, v, index) -> (mixed, cache of the layer)`."""
-    rotation, caches = rotary(config, positions_BS), []
-    x = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
+    rotations = {w: rotary(config, positions_BS, windowed=w) for w in {False, *config.windowed}}
+    x, caches = _embedded(config, params, ids_BS), []
     for index in range(config.layers):
-        weights = _layer(params["layers"], index)
+        weights, rotation = _layer(params["layers"], index), rotations[_has_window(config, index)]
         mixed, kept = attend(*_project(config, weights, x, rotation), index)
         x = _after(config, weights, x, mixed)
         caches.append(kept)
-    return rms_norm(x, params["final_norm"], config.norm_eps), tuple(caches)
+    return _norm(config, x, params["final_norm"]), tuple(caches)
 
 
 def _layer(layers: Any, index: int) -> Params:
@@ -194,54 +252,32 @@ def _layer(layers: Any, index: int) -> Params:
 
 def _after(config: DecoderConfig, weights: Params, x: jax.Array, mixed: jax.Array) -> jax.Array:
     """What follows attention in a layer."""
-    if config.norm_after:
-        x = x + rms_norm(mixed @ weights["o"], weights["attn_norm"], config.norm_eps)
-        more = _feed_forward(config, weights, x)
-        return x + rms_norm(more, weights["ffn_norm"], config.norm_eps)
-    x = x + mixed @ weights["o"]
-    return x + _feed_forward(config, weights, rms_norm(x, weights["ffn_norm"], config.norm_eps))
+    x = _added(config, weights, "attn", x, mixed @ weights["o"])
+    inner = x if config.norms == "after" else _norm(config, x, weights["ffn_norm"])
+    return _added(config, weights, "ffn", x, _feed_forward(config, weights, inner))
+
+
+def _added(
+    config: DecoderConfig, weights: Params, part: str, x: jax.Array, said: jax.Array
+) -> jax.Array:
+    """The stream and what a part of a layer says, normed where the config has it."""
+    return x + (
+        said if config.norms == "before" else _norm(config, said, weights[f"{part}_out_norm"])
+    )
 
 
 def _feed_forward(config: DecoderConfig, weights: Params, x: jax.Array) -> jax.Array:
     if not config.experts:
-        return swiglu(x, weights["gate"], weights["up"], weights["down"])
+        return gated(x, weights["gate"], weights["up"], weights["down"], config.activation)
     flat = x.reshape(-1, x.shape[-1])
     mixed = experts(
         flat,
         *(weights[name] for name in ("router", "gate", "up", "down")),
         each=config.experts_per_token,
         norm=config.norm_topk,
+        activation=config.activation,
     )
     return mixed.reshape(x.shape)
-
-
-def experts(
-    x_TD: jax.Array,
-    router_DE: jax.Array,
-    gate_EDF: jax.Array,
-    up_EDF: jax.Array,
-    down_EFD: jax.Array,
-    *,
-    each: int,
-    norm: bool,
-) -> jax.Array:
-    """Σ over a token's `each` likeliest experts of probability · SwiGLU, [T, D] (arXiv:2101.03961).
-
-    Tokens are sorted by expert, and each expert's weights meet its tokens alone; none is dropped. A
-    token's value does not depend on who else is there. norm: the probabilities kept sum to 1.
-    """
-    E = router_DE.shape[-1]
-    share_TE = jax.nn.softmax((x_TD @ router_DE).astype(jnp.float32), axis=-1)
-    share_TK, expert_TK = jax.lax.top_k(share_TE, each)
-    if norm:
-        share_TK = share_TK / share_TK.sum(-1, keepdims=True)
-    order = jnp.argsort(expert_TK.reshape(-1))
-    token, sizes_E = order // each, jnp.bincount(expert_TK.reshape(-1), length=E)
-    sorted_x = x_TD[token]
-    gated, lifted = (jax.lax.ragged_dot(sorted_x, w, sizes_E) for w in (gate_EDF, up_EDF))
-    out = jax.lax.ragged_dot(jax.nn.silu(gated) * lifted, down_EFD, sizes_E)
-    out = out * share_TK.reshape(-1)[order, None].astype(out.dtype)
-    return jnp.zeros_like(x_TD).at[token].add(out)
 
 
 @jax.jit
@@ -274,88 +310,31 @@ def init_cache(config: DecoderConfig, rows: int, capacity: int, dtype: Any = jnp
     return tuple({name: jnp.zeros(shape, dtype) for name in "kv"} for _ in range(config.layers))
 
 
-@functools.partial(jax.checkpoint, static_argnums=2)  # the backward pass keeps x alone
-def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """x / √(mean(x²) + eps) · scale over the last axis, computed in float32."""
-    wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return wide.astype(x.dtype) * scale_D
-
-
-@jax.custom_vjp
-def swiglu(x_BSD: Array, gate_DF: Array, up_DF: Array, down_FD: Array) -> jax.Array:
-    """(silu(x · gate) ⊙ (x · up)) · down, the feed-forward layer of arXiv:2002.05202 (eq. 6).
-
-    The backward pass keeps the two inner products and nothing else, and forms the rest again
-    from them: against plain autodiff three arrays of [B, S, F] less per layer.
-    """
-    return _swiglu(x_BSD, gate_DF, up_DF, down_FD)[0]
-
-
-def _swiglu(x: Array, gate: Array, up: Array, down: Array) -> tuple[jax.Array, tuple]:
-    gated, lifted = x @ gate, x @ up
-    return (jax.nn.silu(gated) * lifted) @ down, (x, gated, lifted, gate, up, down)
-
-
-def _swiglu_backward(kept: tuple, dy: jax.Array) -> tuple[jax.Array, ...]:
-    gate, up, down = kept[3:]
-    x, gated, lifted, dy = (a.reshape(-1, a.shape[-1]) for a in (*kept[:3], dy))
-    sigmoid = jax.nn.sigmoid(gated)
-    silu = gated * sigmoid
-    dhidden = dy @ down.T
-    dlifted = dhidden * silu
-    dgated = dhidden * lifted * (sigmoid + silu * (1 - sigmoid))
-    dx = dgated @ gate.T + dlifted @ up.T
-    return dx.reshape(kept[0].shape), x.T @ dgated, x.T @ dlifted, (silu * lifted).T @ dy
-
-
-swiglu.defvjp(_swiglu, _swiglu_backward)
-
-
-def rotary(config: DecoderConfig, positions_BS: Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of position · θ^(-2i/head_dim), each [B, S, 1, head_dim / 2], float32."""
-    exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequency = 1.0 / config.rope_theta**exponents
-    if config.rope_scaling is not None:
-        frequency = _stretch(frequency, config.rope_scaling)
-    angle = jnp.asarray(positions_BS, jnp.float32)[:, :, None, None] * frequency
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def _stretch(frequency: jax.Array, scaling: RopeScaling) -> jax.Array:
-    """Divides slow frequencies by `factor`, keeps fast ones, and blends in between."""
-    turns = scaling.original_max_positions * frequency / (2 * jnp.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-    return keep * frequency + (1.0 - keep) * frequency / scaling.factor
-
-
-def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    cos, sin = rotation
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
-    return rotated.astype(x.dtype)
+def _norm(config: DecoderConfig, x: jax.Array, scale: Array) -> jax.Array:
+    return rms_norm(x, scale, config.norm_eps, config.norm_plus_one)
 
 
 def _project(config: DecoderConfig, weights: Params, x_BSD: jax.Array, rotation: Any) -> Any:
     """q [B, S, heads, head_dim], k and v [B, kv_heads, S, head_dim] of a layer's input."""
     rows, slots, _ = x_BSD.shape
-    if not config.norm_after:
-        x_BSD = rms_norm(x_BSD, weights["attn_norm"], config.norm_eps)
+    if config.norms != "after":
+        x_BSD = _norm(config, x_BSD, weights["attn_norm"])
 
     def side(name: str, heads: int) -> jax.Array:
         y = x_BSD @ weights[name]
         if config.qkv_bias:
             y = y + weights[f"{name}_bias"]
         if config.qk_norm == "width" and name != "v":
-            y = rms_norm(y, weights[f"{name}_norm"], config.norm_eps)
+            y = _norm(config, y, weights[f"{name}_norm"])
         y = y.reshape(rows, slots, heads, config.head_dim)
         if config.qk_norm == "head" and name != "v":
-            y = rms_norm(y, weights[f"{name}_norm"], config.norm_eps)
+            y = _norm(config, y, weights[f"{name}_norm"])
         return y
 
     q, k, v = side("q", config.heads), side("k", config.kv_heads), side("v", config.kv_heads)
-    return _rotate(q, rotation), _rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
+    if config.query_scalar is not None:  # attention divides by √head_dim
+        q = q * (config.head_dim / config.query_scalar) ** 0.5
+    return rotate(q, rotation), rotate(k, rotation).swapaxes(1, 2), v.swapaxes(1, 2)
 
 
 def _written(

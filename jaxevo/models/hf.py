@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.models.hf_config import hf_config, read_config
 from jaxevo.models.table import (
     FAMILIES,
     DecoderConfig,
     Family,
-    RopeScaling,
     Weight,
     map_table,
     tensor_names,
@@ -78,89 +78,6 @@ def load_weights(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[Decoder
         if config.tied:
             _check_tied(tensors, family)
     return config, params
-
-
-def read_config(raw: Mapping[str, Any]) -> tuple[DecoderConfig, Family]:
-    """The shape of the model that a config.json describes, and the family of its tensor names.
-
-    Raises:
-      ValueError: for an unknown family, or an option that this decoder does not compute.
-    """
-    family = FAMILIES.get(raw.get("model_type", ""))
-    if family is None or family.architecture not in raw.get("architectures", [family.architecture]):
-        raise ValueError(
-            f"model_type {raw.get('model_type')!r} with architectures {raw.get('architectures')} "
-            f"is not supported; supported are {sorted(FAMILIES)} causal language models."
-        )
-    for option, supported in {**_SUPPORTED, **family.options}.items():
-        if supported and raw.get(option, supported[0]) not in supported:
-            raise ValueError(
-                f"config.json has {option}={raw[option]!r}, which is not supported; "
-                f"this decoder computes {option}={supported[0]!r}."
-            )
-    if windowed := sorted(set(raw.get("layer_types") or ()) - {"full_attention"}):
-        raise ValueError(
-            f"config.json has layer_types {windowed}, which are not supported; this decoder "
-            "computes 'full_attention'."
-        )
-    heads, width = raw["num_attention_heads"], raw["hidden_size"]
-    theta, scaling = _read_rope(raw)
-    config = DecoderConfig(
-        vocab_size=raw["vocab_size"],
-        width=width,
-        layers=raw["num_hidden_layers"],
-        heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or width // heads,
-        ffn_width=raw["intermediate_size"],
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tied=raw.get("tie_word_embeddings", False),
-        max_positions=raw.get("max_position_embeddings", 2048),
-        family=raw["model_type"],
-        **family.traits,
-    )
-    said = {}
-    for field, entries in family.fields.items():
-        found = [raw[entry] for entry in entries if entry in raw]
-        if not found:
-            raise ValueError(
-                f"config.json has no {entries[0]}, which a {config.family} model needs."
-            )
-        said[field] = found[0]
-    return dataclasses.replace(config, **said), family
-
-
-_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "rope_interleaved": (False, None),
-    "sliding_window": (None,),
-    "quantization_config": (None,),
-}
-
-
-def _read_rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
-    """θ and scaling from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0:
-        return theta, None
-    if kind == "llama3":
-        scaling = RopeScaling(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_positions=int(rope["original_max_position_embeddings"]),
-        )
-        return theta, scaling
-    raise ValueError(
-        f"config.json asks for rotary positions of type {kind!r} ({dict(rope)}), which is not "
-        "supported; supported are 'default' over the whole head, and 'llama3'."
-    )
 
 
 # ---------------------------------------------------------------------------- tensors
@@ -256,41 +173,6 @@ def hf_tensors(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.
             yield tensor_name, np.ascontiguousarray(part.T if transposed else part)
 
 
-def hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a checkpoint of its family, readable by transformers 4 and 5."""
-    family = FAMILIES[config.family]
-    scaling = None
-    if config.rope_scaling is not None:
-        scaling = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_max_positions,
-        }
-    return {
-        "architectures": [family.architecture],
-        "model_type": config.family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.ffn_width,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": config.tied,
-        "max_position_embeddings": config.max_positions,
-        "attention_bias": False,
-        "mlp_bias": False,
-        **{option: values[0] for option, values in family.options.items() if values},
-        **{entries[0]: getattr(config, field) for field, entries in family.fields.items()},
-    }
-
-
 def write_hf_dir(
     path: Path,
     config: DecoderConfig,
@@ -308,9 +190,7 @@ def write_hf_dir(
       token_ids: bos_token_id, eos_token_id, pad_token_id for the two configs.
       documents: further JSON files by name (tokenizer.json, tokenizer_config.json, ...).
     """
-    from safetensors.numpy import save_file
-
-    save_file(dict(tensors), path / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(path, tensors.items())
     dtype = {"torch_dtype": next(iter(tensors.values())).dtype.name}
     files = {
         "config.json": {**hf_config(config), **dtype, **token_ids},
@@ -319,6 +199,37 @@ def write_hf_dir(
     }
     for name, content in files.items():
         (path / name).write_text(json.dumps(content, ensure_ascii=False, indent=2), "utf-8")
+
+
+def save_tensors(
+    path: Path, tensors: Iterable[tuple[str, np.ndarray]], *, shard_bytes: int = 5 * 10**9
+) -> None:
+    """Writes model.safetensors, or shards of at most so many bytes with their index."""
+    from safetensors.numpy import save_file
+
+    shards: list[list[str]] = []
+    held: dict[str, np.ndarray] = {}
+    total = 0
+
+    def write() -> None:
+        save_file(held, path / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(x.nbytes for x in held.values()) + tensor.nbytes > shard_bytes:
+            write()
+        held[name], total = tensor, total + tensor.nbytes
+    write()
+    if len(shards) == 1:
+        (path / "0.part").rename(path / "model.safetensors")
+        return
+    files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for i, file in enumerate(files):
+        (path / f"{i}.part").rename(path / file)
+    weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def _required_json(path: Path) -> dict[str, Any]:

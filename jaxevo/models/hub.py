@@ -56,6 +56,15 @@ def load(
     )
 
 
+def folder_of(name: str) -> Path | None:
+    """The Hugging Face directory that `load` reads a model from; None for one that has none."""
+    if name == SMOLLM2:
+        return smollm2_dir()
+    if name.split(":")[0] in _NAMED:
+        return None
+    return Path(name) if Path(name).is_dir() else Path(_from_hub(name, weights=False))
+
+
 def smollm2_dir() -> Path:
     """The HF directory of SmolLM2-135M-Instruct in the cache, made on first use.
 

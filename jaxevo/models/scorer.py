@@ -59,6 +59,7 @@ def score(
             head_DV,
             targets_M,
             temperature=temperature,
+            soft_cap=config.logit_cap,
             keep_logits=keeps_logits(len(targets_M), config.vocab_size),
         )
         logp_NA, entropy_NA = out.logp_M[index_NA], out.entropy_M[index_NA]
@@ -73,6 +74,7 @@ def score(
             entropy_NA=entropy_NA if "entropy" in read else None,
             hidden_NAD=hidden_MD[index_NA] if keep else None,
             head_DV=head_DV if keep else None,
+            logit_cap=config.logit_cap,
             values_NA=values(params, hidden_MD)[index_NA] if "values" in read else None,
         ),
         **{

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -29,16 +29,45 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderConfig:
-    """The shape of a decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+class YarnScaling:
+    """YaRN (arXiv:2309.00071): slow rotary frequencies are divided by `factor`, with a ramp between
+    those that turn `beta_slow` and `beta_fast` times in the original context; cos and sin are
+    multiplied by `attention_factor`."""
 
-    `tied`: the unembedding is the transposed embedding. `max_positions`: the context length the
-    weights were trained for. `family`: the key of `FAMILIES` that its checkpoints belong to.
-    `qkv_bias`: queries, keys and values have one. `qk_norm`: queries and keys are normed, each
-    `head` by itself or over their whole `width`. `norm_after`: norms stand behind attention and
-    feed-forward layer, before what they say is added, and not in front of them. `experts`: feed-
-    forward layers of `ffn_width` that a slot takes `experts_per_token` of, mixed by the router's
-    probabilities, which `norm_topk` makes sum to 1; 0 for one layer that all slots take.
+    factor: float
+    original_max_positions: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScaling:
+    """All rotary frequencies divided by `factor`."""
+
+    factor: float
+
+
+Scaling: TypeAlias = RopeScaling | YarnScaling | LinearScaling
+Norms: TypeAlias = Literal["before", "after", "both"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder: RMSNorm, rotary positions, grouped-query attention, gated layers.
+
+    tied: the unembedding is the transposed embedding. max_positions: the context length that the
+    weights were trained for. family: the key of `FAMILIES` that its checkpoints belong to.
+    qkv_bias: queries, keys and values have one. qk_norm: queries and keys are normed, each `head`
+    by itself or over their whole `width`. norms: where they stand, in front of attention and
+    feed-forward layer, behind them, before what they say is added, or both. norm_plus_one: their
+    scale is 1 + weight. activation: of the gate. embed_scale: embeddings are multiplied by √width.
+    query_scalar: scores are q · k / √query_scalar; head_dim where None. score_cap, logit_cap: c of
+    c · tanh(x / c) for scores, and for logits. experts: feed-forward layers of `ffn_width` that a
+    slot takes `experts_per_token` of, mixed by the router's probabilities, which norm_topk makes
+    sum to 1; 0 for one layer that all slots take. windowed: by layer, whether a slot sees only the
+    last `window` positions, its own included; () for none. window_theta: θ of these layers, without
+    scaling; None for the same positions everywhere.
     """
 
     vocab_size: int
@@ -50,16 +79,25 @@ class DecoderConfig:
     ffn_width: int
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     tied: bool = True
     max_positions: int = 2048
     family: str = "llama"
     qkv_bias: bool = False
     qk_norm: Literal["head", "width"] | None = None
-    norm_after: bool = False
+    norms: Norms = "before"
+    norm_plus_one: bool = False
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    embed_scale: bool = False
+    query_scalar: float | None = None
+    score_cap: float | None = None
+    logit_cap: float | None = None
     experts: int = 0
     experts_per_token: int = 0
     norm_topk: bool = False
+    windowed: tuple[bool, ...] = ()
+    window: int = 0
+    window_theta: float | None = None
 
     @property
     def layer_weights(self) -> int:
@@ -76,6 +114,11 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, got {self.head_dim}.")
+        if self.windowed and (len(self.windowed) != self.layers or self.window < 1):
+            raise ValueError(
+                f"windowed names {len(self.windowed)} layers and window={self.window}, but there "
+                f"are {self.layers} layers, and a window holds at least one position."
+            )
         if self.experts and not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token}, but of {self.experts} experts a "
@@ -107,8 +150,10 @@ def weight_table(config: DecoderConfig) -> dict[str, Any]:
     q_width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
     residual = (2 * layers) ** -0.5
 
+    ones = 0.0 if config.norm_plus_one else None
+
     def norm(size: int = width, axis: str = "width") -> Weight:
-        return Weight((layers, size), ("layers", axis), None)
+        return Weight((layers, size), ("layers", axis), ones)
 
     def matrix(into: tuple[int, str], out: tuple[int, str], scale: float = 1.0) -> Weight:
         shape, axes = (layers, into[0], out[0]), ("layers", into[1], out[1])
@@ -121,18 +166,21 @@ def weight_table(config: DecoderConfig) -> dict[str, Any]:
     table: dict[str, Any] = {
         "embed": Weight((config.vocab_size, width), ("vocab", "width"), 0.02),
         "layers": {
-            "attn_norm": norm(),
             "q": matrix((width, "width"), (q_width, "heads")),
             "k": matrix((width, "width"), (kv_width, "kv_heads")),
             "v": matrix((width, "width"), (kv_width, "kv_heads")),
             "o": matrix((q_width, "heads"), (width, "width"), residual),
-            "ffn_norm": norm(),
             "gate": matrix((width, "width"), (ffn, "ffn")),
             "up": matrix((width, "width"), (ffn, "ffn")),
             "down": matrix((ffn, "ffn"), (width, "width"), residual),
         },
-        "final_norm": Weight((width,), ("width",), None),
+        "final_norm": Weight((width,), ("width",), ones),
     }
+    for name in ("attn", "ffn"):
+        if config.norms != "after":
+            table["layers"][f"{name}_norm"] = norm()
+        if config.norms != "before":
+            table["layers"][f"{name}_out_norm"] = norm()
     sides = {"q": (q_width, "heads"), "k": (kv_width, "kv_heads"), "v": (kv_width, "kv_heads")}
     if config.qkv_bias:
         for name, (size, axis) in sides.items():
@@ -177,8 +225,10 @@ class Family:
     their numbers. traits: fields of `DecoderConfig` that all its models have. fields: further ones,
     and the entry of config.json that says it, with other names that it has had. options: entries of
     config.json beside those of all families, with the values that the decoder computes, the default
-    first; an empty tuple for one that says nothing. ignored: endings of tensor names that carry no
-    weights of their own.
+    first; an empty tuple for one that says nothing. full_every: where config.json has no
+    layer_types, each so-many-th layer sees everything and the others a window; 0 where all have
+    one, None where windows are not known. layered_rope: layers with a window have rotary positions
+    of their own. ignored: endings of tensor names that carry no weights of their own.
     """
 
     architecture: str
@@ -186,6 +236,8 @@ class Family:
     traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fields: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     options: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    full_every: int | None = None
+    layered_rope: bool = False
     # Some older checkpoints store the rotary frequencies, which the config already determines.
     ignored: tuple[str, ...] = (_ROTARY,)
 
@@ -216,9 +268,17 @@ def _names(**more: tuple[str, bool]) -> dict[str, tuple[str, bool]]:
 _BIASES = {f"{name}_bias": (f"self_attn.{name}_proj.bias", False) for name in "qkv"}
 _QK_NORMS = {f"{name}_norm": (f"self_attn.{name}_norm.weight", False) for name in "qk"}
 _NORMS_AFTER = {
-    "attn_norm": ("post_attention_layernorm.weight", False),
-    "ffn_norm": ("post_feedforward_layernorm.weight", False),
+    "attn_out_norm": ("post_attention_layernorm.weight", False),
+    "ffn_out_norm": ("post_feedforward_layernorm.weight", False),
 }
+_NORMS_BOTH = {**_NORMS_AFTER, "ffn_norm": ("pre_feedforward_layernorm.weight", False)}
+_GEMMA = {"norm_plus_one": True, "activation": "gelu_tanh", "embed_scale": True}
+_GEMMA_OPTIONS = {
+    "hidden_act": (),  # `hidden_activation` counts
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "use_bidirectional_attention": (False, None),
+}
+_GEMMA_FIELDS = {"query_scalar": ("query_pre_attn_scalar",)}
 _EXPERTS = {
     "router": ("mlp.gate.weight", True),
     **{n: (f"mlp.experts.{{expert}}.{n}_proj.weight", True) for n in ("gate", "up", "down")},
@@ -228,7 +288,7 @@ _NO_WINDOW = {"use_sliding_window": (False, None), "sliding_window": (), "max_wi
 
 FAMILIES: Mapping[str, Family] = {  # by `model_type` of config.json
     "llama": Family("LlamaForCausalLM", _names()),
-    "mistral": Family("MistralForCausalLM", _names()),
+    "mistral": Family("MistralForCausalLM", _names(), full_every=0),
     "qwen2": Family(
         "Qwen2ForCausalLM", _names(**_BIASES), traits={"qkv_bias": True}, options=_NO_WINDOW
     ),
@@ -250,7 +310,39 @@ FAMILIES: Mapping[str, Family] = {  # by `model_type` of config.json
     "olmo2": Family(
         "Olmo2ForCausalLM",
         _names(**_NORMS_AFTER, **_QK_NORMS),
-        traits={"qk_norm": "width", "norm_after": True},
+        traits={"qk_norm": "width", "norms": "after"},
+    ),
+    "olmo3": Family(
+        "Olmo3ForCausalLM",
+        _names(**_NORMS_AFTER, **_QK_NORMS),
+        traits={"qk_norm": "width", "norms": "after"},
+        full_every=4,
+        layered_rope=True,
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        _names(**_NORMS_BOTH),
+        traits={**_GEMMA, "norms": "both"},
+        fields={
+            **_GEMMA_FIELDS,
+            "score_cap": ("attn_logit_softcapping",),
+            "logit_cap": ("final_logit_softcapping",),
+        },
+        options=_GEMMA_OPTIONS,
+        full_every=2,
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        _names(**_NORMS_BOTH, **_QK_NORMS),
+        traits={**_GEMMA, "norms": "both", "qk_norm": "head"},
+        fields=_GEMMA_FIELDS,
+        options={
+            **_GEMMA_OPTIONS,
+            "attn_logit_softcapping": (None,),
+            "final_logit_softcapping": (None,),
+        },
+        full_every=6,
+        layered_rope=True,
     ),
 }
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("jaxevo.run.commands", "evaluate_model", "pass@k and maj@k on held-out problems"),
     "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
     "plan": ("jaxevo.run.plan", "plan", "what a training run would need: jaxevo plan RECIPE [...]"),
+    "export": ("jaxevo.run.export", "export", "write a model as a Hugging Face directory"),
     "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
     "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
     "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),

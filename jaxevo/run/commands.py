@@ -199,15 +199,8 @@ def sample(
     return 0
 
 
-def recipes(*, readme: bool = False) -> int:
-    """Lists the recipes.
-
-    Args:
-      readme: as the table that stands in the README.
-    """
-    if readme:
-        print(recipe_table())
-        return 0
+def recipes() -> int:
+    """Lists the recipes."""
     for name, summary, _ in _recipe_lines():
         print(f"{name:<12} {summary}")
     return 0

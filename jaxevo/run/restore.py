@@ -9,6 +9,12 @@ from pathlib import Path
 from jaxevo.models import hub
 
 
+def is_run(path: str) -> bool:
+    """Whether this is a run folder: one whose config.json names a recipe."""
+    config = Path(path) / "config.json"
+    return config.is_file() and "recipe" in json.loads(config.read_text("utf-8"))
+
+
 def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.LoadedModel:
     """A model as loaded, or with one parameter set of a run's last checkpoint.
 

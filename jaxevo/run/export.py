@@ -1,0 +1,77 @@
+"""A model of a run as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+GB = 10**9
+DOCUMENTS = (".json", ".jinja", ".txt", ".model")  # configs, tokenizer, chat template
+
+
+def export(
+    *,
+    source: str,
+    to: str = "exported",
+    weights: str = "policy",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    shard_gb: float = 5.0,
+) -> int:
+    """Writes a run's model as a Hugging Face directory, which transformers and vLLM open.
+
+    Configuration, tokenizer, chat template and generation settings are those of the model that the
+    run began with.
+
+    Args:
+      source: run folder, whose last checkpoint is written, or a model.
+      to: directory to make.
+      weights: which parameter set of the run.
+      dtype: of the written tensors.
+      shard_gb: a file holds at most so many GB.
+    """
+    import jax.numpy as jnp
+    import numpy as np
+
+    from jaxevo.models import hub
+    from jaxevo.models.hf import hf_tensors, save_tensors
+    from jaxevo.run.restore import is_run, load_policy
+
+    target = Path(to)
+    if target.exists():
+        raise FileExistsError(f"{to} exists; name a directory that does not.")
+    if shard_gb <= 0:
+        raise ValueError(f"--shard-gb {shard_gb}, but a file needs room: more than 0.")
+    loaded = load_policy(*(("", source) if is_run(source) else (source,)), name=weights)
+    folder = hub.folder_of(loaded.name)
+    if folder is None:
+        raise ValueError(
+            f"{loaded.name!r} has no Hugging Face form; models from a directory or the hub do."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
+        made = Path(scratch) / "model"
+        made.mkdir()
+        _copy_documents(folder, made, dtype)
+        kind = np.dtype(getattr(jnp, dtype))
+        tensors = hf_tensors(loaded.config, loaded.params)
+        cast = ((name, tensor.astype(kind)) for name, tensor in tensors)
+        save_tensors(made, cast, shard_bytes=int(shard_gb * GB))
+        os.rename(made, target)
+    print(f"{target}: {loaded.config.family}, {dtype}")
+    return 0
+
+
+def _copy_documents(source: Path, target: Path, dtype: str) -> None:
+    """All of a model directory but its weights; config.json with the dtype of the new ones."""
+    for file in source.iterdir():
+        weights = file.name.endswith(".safetensors.index.json")
+        if file.is_file() and file.suffix in DOCUMENTS and not weights:
+            shutil.copyfile(file, target / file.name)
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    config.pop("dtype", None)  # its name since transformers 5, which reads the older one as well
+    config["torch_dtype"] = dtype
+    (target / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
