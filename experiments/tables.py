@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxevo.provenance import ROOT
 from jaxevo.run.commands import recipe_table
+from jaxevo.run.tasks import task_table
 
 README = ROOT / "README.md"
 PARITY = ROOT / "tests" / "parity"
@@ -45,6 +46,7 @@ def kernels() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "families": families,
+    "tasks": task_table,
     "kernels": kernels,
 }
 

@@ -463,7 +463,8 @@ class Recipe:
     collect: `(lab, state, memory) -> {objective name: rows}`; other names are for `grow` alone.
     grow: `(memory, experience) -> memory`. memory: `() -> frozen dataclass of numpy arrays and JSON
     values`, the initial one. sizes: `(rollout, prompt_tokens, tokenizer) -> Sizes`, None for P
-    prompts x G single-turn answers; prompt_tokens is the longest prompt of the run's task.
+    prompts x G single-turn answers; prompt_tokens is the longest prompt of the run's task. needs:
+    `(source) -> None`, raises ValueError for a task source that the recipe cannot use.
     """
 
     name: str
@@ -473,6 +474,7 @@ class Recipe:
     grow: Bound = KEEP
     memory: Bound = NOTHING
     sizes: Bound | None = None
+    needs: Bound | None = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]

@@ -21,6 +21,7 @@ import numpy as np
 
 from jaxevo.collect.pack import Shapes, fitting, stack
 from jaxevo.collect.table import prepare
+from jaxevo.tasks.mixture import PART
 from jaxevo.types import (
     Array,
     Batch,
@@ -360,7 +361,8 @@ class Lab:
 
         The first verifier gives the reward (part `correct`) and the feedback text, those that the
         source weighs give parts of their own names; all scores stand in `row.info["verdicts"]`.
-        Under the control arm the reward is a coin's instead.
+        Under the control arm the reward is a coin's instead. Of a mixture, `info["tally"]` has the
+        first verifier's score under the name of the problem's part.
         """
         with self._timed("verify"):
             return self.record([self._judge(row) for row in rows])
@@ -376,6 +378,9 @@ class Lab:
             rewards, feedback = {"coin": coin.score}, coin.feedback
         scores = {name: v.score for name, v in verdicts.items()}
         info = {**row.info, "verdicts": scores, "status": first.status}
+        if self.source.parts:
+            part = row.task.info[PART]
+            info["tally"] = {**info.get("tally", {}), part: first.score}
         return dataclasses.replace(row, rewards=rewards, feedback=feedback, info=info)
 
     @contextlib.contextmanager

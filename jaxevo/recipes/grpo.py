@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from jaxevo.advantages import group_advantage, no_advantage
+from jaxevo.collect.curriculum import SuccessRates, by_success, needs_parts, remember_rates
 from jaxevo.collect.waves import single_turn
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.reduce import Reduction, reducer
@@ -33,6 +35,7 @@ def grpo(
     truncation: Truncation = "correct",
     epochs: int = 1,
     minibatches: int = 1,
+    curriculum: float = 0.0,
 ) -> Recipe:
     """Samples a group of answers per problem and prefers those better than their group's mean.
 
@@ -62,6 +65,8 @@ def grpo(
       truncation: what to do about cut probability mass when top-k, top-p or min-p is on.
       epochs: passes over each round's rows.
       minibatches: updates per epoch; groups stay whole.
+      curriculum: above 0, the parts of a mixture are asked in proportion to p (1 - p) plus this
+        floor, p the part's success rate (usually 0.05); 0 keeps the mixture's own proportions.
 
     References:
       arXiv 2402.03300, equations 3 and 4.
@@ -101,4 +106,15 @@ def grpo(
         weighs_stale=correction != "none",
         check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
     )
-    return Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))
+    if curriculum < 0:
+        raise ValueError(f"--curriculum is {curriculum}, but must be at least 0.")
+    recipe = Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))
+    if not curriculum:
+        return recipe
+    return dataclasses.replace(
+        recipe,
+        collect=bind(by_success, floor=curriculum),
+        grow=bind(remember_rates),
+        memory=bind(SuccessRates),
+        needs=bind(needs_parts),
+    )

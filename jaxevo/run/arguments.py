@@ -56,6 +56,7 @@ def one_line(box: str) -> str:
 def options_class(*parts: type | Callable[..., Any]) -> type:
     """A dataclass whose fields are the fields of dataclasses and the options of functions.
 
+    What has no default, or may be given by position, is given without its name.
     Help texts come from a field's `help` metadata and from the `Args:` of a function's docstring.
     """
     fields: list[tuple[str, Any, Any]] = []
@@ -98,10 +99,19 @@ def _class_fields(cls: type) -> list[tuple[str, Any, Any]]:
 
 def _options(fn: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     types, texts = typing.get_type_hints(fn), docstring_args(fn)
-    return [
-        _field(name, types[name], p.default, texts.get(name, ""))
-        for name, p in inspect.signature(fn).parameters.items()
-    ]
+    fields = []
+    for name, p in inspect.signature(fn).parameters.items():
+        kind = types[name]
+        if p.kind is not p.KEYWORD_ONLY:
+            kind = _positional(kind)
+        fields.append(_field(name, kind, p.default, texts.get(name, "")))
+    return fields
+
+
+def _positional(kind: Any) -> Any:
+    import tyro
+
+    return Annotated[kind, tyro.conf.Positional]
 
 
 def _field(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any]:
@@ -109,7 +119,7 @@ def _field(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any
 
     marked = Annotated[kind, tyro.conf.arg(help=text)]
     if default in (inspect.Parameter.empty, dataclasses.MISSING):
-        return name, Annotated[marked, tyro.conf.Positional], dataclasses.field()
+        return name, _positional(marked), dataclasses.field()
     return name, marked, dataclasses.field(default=default)
 
 

@@ -100,7 +100,7 @@ class Bench:
 def build_bench(
     *,
     model: hub.LoadedModel,
-    task: str,
+    task: str | TaskSource,
     rollout: RolloutConfig,
     seed: int,
     prompt_tokens: int = 0,
@@ -111,10 +111,11 @@ def build_bench(
     """Loads the task, measures its prompts and makes the sampler.
 
     Args:
+      task: its name, or a source.
       template: prompt form of everything that the bench renders.
       prompt_tokens: longest prompt; 0 measures up to `problems` training and all held-out prompts.
     """
-    source = load_task(task, seed=seed)
+    source = load_task(task, seed=seed) if isinstance(task, str) else task
     model = dataclasses.replace(model, tokenizer=model.tokenizer.with_template(template))
     if not model.tokenizer.chat:
         source = plain(source)
@@ -141,8 +142,12 @@ def make_sampler(model: hub.LoadedModel, prompt_slots: int) -> Sampler:
 
 
 def longest_prompt(tokenizer: Tokenizer, source: TaskSource, problems: int) -> int:
-    """Tokens of the longest prompt among the first training problems and all held-out ones."""
-    tasks: list[Task] = [source.train(i) for i in range(min(problems, PROBED))]
+    """Tokens of the longest prompt among the first training problems and all held-out ones.
+
+    Of a mixture as many of each part, as a recipe may ask one part alone.
+    """
+    count, sources = min(problems, PROBED), source.parts or (source,)
+    tasks: list[Task] = [own.train(i) for own in sources for i in range(count)]
     tasks += [source.held_out(i) for i in range(source.held_out_size)]
     unique = {task.messages for task in tasks}
     return max(len(tokenizer.render(messages)) for messages in unique)
@@ -168,22 +173,17 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
 
     Raises:
       ValueError: sizes that do not divide, unknown models or tasks, rounds ahead that the recipe
-        cannot weigh.
+        cannot weigh, a task that the recipe cannot use.
     """
-    for objective in recipe.objectives:
-        if options.off_policy and not objective.weighs_stale:
-            raise ValueError(
-                f"--off-policy {options.off_policy} gives {recipe.name!r} answers of older "
-                f"weights, which its objective {objective.name!r} does not correct for. Take "
-                "--off-policy 0, or where the recipe has --correction, set it to token or sequence."
-            )
+    source = load_task(options.task, seed=options.seed)
+    _refuse_unfit(recipe, options, source)
     devices = jax.devices()[: options.devices or None]
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
     model = hub.load(options.model) if model is None else model
     bench = build_bench(
         model=model,
-        task=options.task,
+        task=source,
         rollout=options.rollout(),
         seed=options.seed,
         prompt_tokens=options.prompt_tokens,
@@ -219,6 +219,18 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         state = initial_state(recipe, model.params, key=key, place=place)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     return Run(recipe, options, bench, learner, state, recipe.memory())
+
+
+def _refuse_unfit(recipe: Recipe, options: RunOptions, source: TaskSource) -> None:
+    if recipe.needs is not None:
+        recipe.needs(source)
+    for objective in recipe.objectives:
+        if options.off_policy and not objective.weighs_stale:
+            raise ValueError(
+                f"--off-policy {options.off_policy} gives {recipe.name!r} answers of older "
+                f"weights, which its objective {objective.name!r} does not correct for. Take "
+                "--off-policy 0, or where the recipe has --correction, set it to token or sequence."
+            )
 
 
 def _sizes(recipe: Recipe, options: RunOptions, bench: Bench) -> Sizes:

@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("jaxevo.run.export", "export", "write a model as a Hugging Face directory"),
     "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
     "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
+    "tasks": ("jaxevo.run.tasks", "tasks", "list the tasks, or show problems of one"),
     "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),
     "report": ("jaxevo.run.commands", "report", "write report.html of a run folder"),
     "demo": ("jaxevo.run.commands", "demo", "a model teaches itself sums, in minutes"),
@@ -75,7 +76,7 @@ def usage() -> str:
 def _with_recipe(name: str, command: Callable[..., int], args: Sequence[str]) -> int:
     """A command that takes a recipe, its options and those of a run."""
     from jaxevo.recipes import recipe_factory, recipe_names
-    from jaxevo.run.options import RunOptions
+    from jaxevo.run.options import RunOptions, run_folder
 
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: jaxevo {name} {{{','.join(recipe_names())}}} [options]")
@@ -90,7 +91,7 @@ def _with_recipe(name: str, command: Callable[..., int], args: Sequence[str]) ->
     )
     run = RunOptions(**pick(options, RunOptions))
     if "out" not in {a.split("=")[0].lstrip("-") for a in args}:
-        run = dataclasses.replace(run, out=f"runs/{args[0]}-{run.task}-{run.seed}")
+        run = dataclasses.replace(run, out=run_folder(args[0], run.task, run.seed))
     return command(factory(**pick(options, factory)), run, **pick(options, switches))
 
 

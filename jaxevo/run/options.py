@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import re
 from typing import Any, Literal
 
 from jaxevo.collect.lab import RolloutConfig
@@ -19,7 +21,7 @@ class RunOptions:
     """Options of a training run that belong to no recipe."""
 
     model: str = option("smollm2-135m", "model: smollm2-135m, toy, a Hugging Face folder or id")
-    task: str = option("add1", "task: add1, add2, add2-shots, add3, sub1, mul1 or FILE.jsonl")
+    task: str = option("add1", "task: a name that `jaxevo tasks` lists, a file, or a mixture")
     rounds: int = option(20, "rounds of collect and update, at least 1")
     out: str = option("runs/train", "run folder; an existing run is continued")
     seed: int = option(0, "seed of every random choice, at least 0")
@@ -90,6 +92,14 @@ class RunOptions:
             new_tokens=self.max_new_tokens,
             sampling=self.sampling(),
         )
+
+
+def run_folder(recipe: str, task: str, seed: int) -> str:
+    """Where a run goes that was not told: tasks that are no plain names get a hash of theirs."""
+    label = re.sub(r"[^\w.-]+", "-", task).strip("-")[:60]
+    if label != task:
+        label = f"{label}-{hashlib.blake2b(task.encode(), digest_size=4).hexdigest()}"
+    return f"runs/{recipe}-{label}-{seed}"
 
 
 def _flag(name: str) -> str:

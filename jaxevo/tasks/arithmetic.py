@@ -21,12 +21,11 @@ from typing import Literal
 
 from jaxevo.names import did_you_mean
 from jaxevo.rewards.integer import last_integer, strict_integer
-from jaxevo.tasks.draw import fixed_hash, task_source
+from jaxevo.tasks.draw import HELD_OUT_LIMIT, fixed_hash, task_source
 from jaxevo.types import Message, Task, TaskSource
 
 JUST_THE_NUMBER = "What is {tight}? Reply with just the number."
 BARE_QUESTION = "What is {spaced}?"
-HELD_OUT_LIMIT = 256
 
 _SIGNS = {"add": "+", "sub": "-", "mul": "*"}
 
@@ -91,11 +90,13 @@ def arithmetic(name: str, *, seed: int = 0) -> TaskSource:
 
 def plain(source: TaskSource) -> TaskSource:
     """The same source for character-level models: each task goes through `plain_task`."""
+    parts = (dataclasses.replace(plain(part), name=part.name) for part in source.parts)
     return dataclasses.replace(
         source,
         name=f"{source.name}-plain",
         train=functools.partial(_plain_at, source.train),
         held_out=functools.partial(_plain_at, source.held_out),
+        parts=tuple(parts),
     )
 
 
@@ -109,7 +110,7 @@ def plain_task(task: Task) -> Task:
     if not isinstance(text, str):
         raise ValueError(
             f"task {task.uid} has no info['plain'], which character-level models need as prompt. "
-            "Use an arithmetic task."
+            "Use one that `jaxevo tasks` lists for character models."
         )
     return dataclasses.replace(task, messages=(Message("user", text),))
 

@@ -6,11 +6,15 @@ import dataclasses
 import functools
 import hashlib
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from jaxevo.types import Task, TaskSource, Verdict
+
+Item = TypeVar("Item")
+HELD_OUT_LIMIT = 256
 
 
 def task_source(
@@ -51,6 +55,23 @@ def fixed_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+def hashed_split(
+    items: Iterable[Item], key: Callable[[Item], str]
+) -> tuple[list[Item], list[Item]]:
+    """Items as (train, held out): those whose key hashes into a fixed quarter, at most 256.
+
+    The held-out ones are in the order of their hashes; further ones of the quarter are left out.
+    """
+    train, kept_back = [], []
+    for item in items:
+        value = fixed_hash(key(item))
+        if value % 4:
+            train.append(item)
+        else:
+            kept_back.append((value, len(kept_back), item))
+    return train, [item for _, _, item in sorted(kept_back)[:HELD_OUT_LIMIT]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Epochs:
     items: tuple[Task, ...] = dataclasses.field(repr=False)
@@ -61,7 +82,7 @@ class _Epochs:
         if index < 0:
             raise IndexError(f"training problems are counted from 0, got index {index}.")
         epoch, place = divmod(index, len(self.items))
-        return self.items[_order(len(self.items), self.seed, epoch)[place]]
+        return self.items[draw_order(len(self.items), self.seed, epoch)[place]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +95,9 @@ class _HeldOut:
         return self.items[index]
 
 
-@functools.lru_cache(maxsize=4)
-def _order(size: int, seed: int, epoch: int) -> np.ndarray:
+@functools.lru_cache(maxsize=32)
+def draw_order(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of 0..size-1 that belongs to a seed and an epoch."""
     # Raw Philox words are the same in every NumPy; `Generator.permutation` does not promise that.
     words = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,))).random_raw(size)
     order = np.argsort(words, kind="stable")

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from jaxevo.advantages import group_relative
 from jaxevo.kernels import fused_logprob
 from jaxevo.losses import clipped_surrogate, ratio, token_mean
+from jaxevo.tasks import load_task
 
 advantage = group_relative(jnp.array([1.0, 0, 0, 0]), jnp.zeros(4, int))
 loss = clipped_surrogate(jnp.zeros((4, 2)), jnp.zeros((4, 2)), advantage[:, None])
 assert abs(float(ratio(*token_mean(loss, jnp.ones((4, 2)))))) < 1e-6
 assert abs(float(advantage[0]) - 1.499997) < 1e-5
 assert fused_logprob(jnp.ones((2, 3)), jnp.ones((3, 5)), jnp.zeros(2, int)).logp_M.shape == (2,)
+assert load_task("xquad").held_out_size == 195
 for name in ("transformers", "torch", "tensorflow", "orbax", "flax"):
     assert name not in sys.modules, name
     try:

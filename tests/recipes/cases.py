@@ -33,6 +33,8 @@ CASES = (
         learning_rate=1e-3, kl_weight=0.05, entropy_weight=0.01, correction="token", minibatches=2,
         epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
     ), updates=12),
+    Case("grpo-curriculum", lambda: grpo(learning_rate=1e-3, curriculum=0.01),
+         run={"task": "mix:add1,sub1,mul1"}),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),
