@@ -1,8 +1,8 @@
 """Progress lines with and without a terminal."""
 
+import contextlib
 import io
 import math
-import contextlib
 import os
 import re
 
