@@ -21,6 +21,7 @@ from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
+from jaxevo.run.trackers import check_trackers
 from jaxevo.sampling.drawing import FINISH
 from jaxevo.sampling.sampler import Sampler, publish
 from jaxevo.sampling.stops import stop_table
@@ -173,8 +174,9 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
 
     Raises:
       ValueError: sizes that do not divide, unknown models or tasks, rounds ahead that the recipe
-        cannot weigh, a task that the recipe cannot use.
+        cannot weigh, a task that the recipe cannot use, trackers that are not installed.
     """
+    check_trackers(options.log)
     source = load_task(options.task, seed=options.seed)
     _refuse_unfit(recipe, options, source)
     devices = jax.devices()[: options.devices or None]

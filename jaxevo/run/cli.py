@@ -15,7 +15,8 @@ from jaxevo.run.pages import use_huge_pages
 
 COMMANDS = {
     "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
-    "eval": ("jaxevo.run.commands", "evaluate_model", "pass@k and maj@k on held-out problems"),
+    "eval": ("jaxevo.run.eval_command", "evaluate_model", "pass@k, maj@k: jaxevo eval RUN|MODEL"),
+    "compare": ("jaxevo.run.compare", "compare", "runs side by side: jaxevo compare RUN RUN ..."),
     "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
     "plan": ("jaxevo.run.plan", "plan", "what a training run would need: jaxevo plan RECIPE [...]"),
     "export": ("jaxevo.run.export", "export", "write a model as a Hugging Face directory"),

@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -86,67 +85,6 @@ def demo(
         control=control,
     )
     return train(grpo(learning_rate=5e-6), options)
-
-
-def evaluate_model(
-    *,
-    model: str = "smollm2-135m",
-    run: str = "",
-    task: str = "add1",
-    problems: int = 64,
-    samples: int = 8,
-    k: tuple[int, ...] = (1, 4, 8),
-    max_new_tokens: int = 16,
-    temperature: float = 1.0,
-    template: Template = "chatml",
-    seed: int = 0,
-    json_out: str = "",
-) -> int:
-    """Held-out accuracy with intervals: unbiased pass@k and maj@k.
-
-    Args:
-      model: model to evaluate.
-      run: run folder whose last checkpoint's policy is evaluated instead of the model as loaded.
-      task: task whose held-out problems are used.
-      problems: held-out problems, at most what the task has.
-      samples: answers per problem.
-      k: values of k, each at most samples.
-      max_new_tokens: longest answer, in tokens.
-      temperature: sampling temperature; 0 is greedy.
-      template: prompt form.
-      seed: seed of the sampler.
-      json_out: file for the result as JSON; empty for none.
-    """
-    from jaxevo.collect.lab import RolloutConfig
-    from jaxevo.run.build import build_bench
-    from jaxevo.run.evaluate import evaluate, statistics
-    from jaxevo.run.restore import load_policy
-    from jaxevo.sampling.sampler import Sampling
-
-    if max(k) > samples:
-        raise ValueError(
-            f"--k {max(k)} needs at least as many samples, but --samples is {samples}."
-        )
-    loaded = load_policy(model, run)
-    bench = build_bench(
-        model=loaded,
-        task=task,
-        rollout=RolloutConfig(min(8, problems), samples, max_new_tokens, Sampling(temperature)),
-        seed=seed,
-        problems=0,
-        template=template,
-    )
-    count = min(problems, bench.source.held_out_size)
-    lab = bench.lab({"policy": loaded.params}, evaluation=True)
-    tasks = [bench.source.held_out(i) for i in range(count)]
-    result = statistics(evaluate(lab, tasks, samples=samples), k=k)
-    for name, row in result.items():
-        print(f"{name}:")
-        for metric, (value, low, high) in row.items():
-            print(f"  {metric:<8} {value:.3f}  [{low:.3f}, {high:.3f}]")
-    if json_out:
-        Path(json_out).write_text(json.dumps(result, indent=2) + "\n")
-    return 0
 
 
 def sample(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxevo.collect.lab import Lab
-from jaxevo.run.statistics import majority_at_k, mean_interval, pass_at_k
+from jaxevo.rewards.integer import last_number
+from jaxevo.run.statistics import Interval, bootstrap_interval, majority_at_k, pass_at_k
 from jaxevo.types import Row, Task
 
 
@@ -63,28 +64,38 @@ def evaluate(
 
 
 def statistics(
-    result: Evaluation, *, k: Sequence[int]
-) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """pass@k (unbiased) and maj@k by scorer, each as (mean over problems, low, high) at 95 %.
+    result: Evaluation, *, k: Sequence[int], seed: int = 0
+) -> dict[str, dict[str, Interval]]:
+    """Accuracy, pass@k (unbiased) and maj@k by scorer, with 95 % bootstrap intervals over problems.
 
-    The votes of maj@k are the answer texts, white space at the ends aside.
+    accuracy is the mean score, pass@k and maj@k count answers of score 1. What answers vote for in
+    maj@k is `votes`; a tie goes to each of the tied answers with equal chance.
     """
-    table: dict[str, dict[str, tuple[float, float, float]]] = {}
+    table: dict[str, dict[str, Interval]] = {}
     for name, score_PG in result.scores.items():
         right_PG, n = score_PG >= 1.0, score_PG.shape[1]
-        rows = table[name] = {}
+        values: dict[str, Any] = {"accuracy": score_PG.mean(axis=1)}
         for size in k:
-            each_P = pass_at_k(n, right_PG.sum(axis=1), size)
-            rows[f"pass@{size}"] = _interval(each_P)
+            values[f"pass@{size}"] = pass_at_k(n, right_PG.sum(axis=1), size)
+        votes_PG = votes(result.texts, right_PG)
         for size in (s for s in k if s > 1):
-            votes = [
-                majority_at_k([t.strip() or None for t in texts], right_G.tolist(), size)
-                for texts, right_G in zip(result.texts, right_PG, strict=True)
+            values[f"maj@{size}"] = [
+                majority_at_k(votes_G, right_G.tolist(), size)
+                for votes_G, right_G in zip(votes_PG, right_PG, strict=True)
             ]
-            rows[f"maj@{size}"] = _interval(votes)
+        table[name] = {what: bootstrap_interval(v, seed=seed) for what, v in values.items()}
     return table
 
 
-def _interval(value_P: Any) -> tuple[float, float, float]:
-    interval = mean_interval([[float(v)] for v in value_P])
-    return interval.mean, interval.low, interval.high
+def votes(texts: Sequence[Sequence[str]], right_PG: np.ndarray) -> list[list[str | None]]:
+    """What each answer votes for: its last number, or its text where it has none; None if empty.
+
+    A scorer that calls answers with the same last number right and wrong reads more than that
+    number, so all of its votes are whole texts, white space at the ends aside.
+    """
+    numbers = [[last_number(t) or t.strip() or None for t in texts_G] for texts_G in texts]
+    for votes_G, right_G in zip(numbers, right_PG, strict=True):
+        ballots = {(vote, bool(flag)) for vote, flag in zip(votes_G, right_G, strict=True)}
+        if len(ballots) > len(set(votes_G)):
+            return [[t.strip() or None for t in texts_G] for texts_G in texts]
+    return numbers

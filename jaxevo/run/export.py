@@ -38,14 +38,14 @@ def export(
 
     from jaxevo.models import hub
     from jaxevo.models.hf import hf_tensors, save_tensors
-    from jaxevo.run.restore import is_run, load_policy
+    from jaxevo.run.restore import load_subject
 
     target = Path(to)
     if target.exists():
         raise FileExistsError(f"{to} exists; name a directory that does not.")
     if shard_gb <= 0:
         raise ValueError(f"--shard-gb {shard_gb}, but a file needs room: more than 0.")
-    loaded = load_policy(*(("", source) if is_run(source) else (source,)), name=weights)
+    loaded = load_subject(source, name=weights)
     folder = hub.folder_of(loaded.name)
     if folder is None:
         raise ValueError(

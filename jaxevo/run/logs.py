@@ -1,5 +1,7 @@
 """What a run writes down: config.json, metrics.jsonl, rollouts.jsonl and TensorBoard scalars.
 
+Other trackers get the same metrics where they are asked for (`trackers.py`).
+
 Every line of the two JSONL files stands for itself, so that a run can be cut back to the round of
 its last checkpoint and go on: each round then appears exactly once.
 """
@@ -17,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxevo.models.tokenizer import Tokenizer
+from jaxevo.run.trackers import Trackers
 from jaxevo.types import Actions, Row, Segment
 
 METRICS = "metrics.jsonl"
@@ -143,12 +146,19 @@ class RunLog:
     Args:
       folder: made when missing.
       append: go on with the run that the folder holds; a last line that a crash has cut is dropped.
+      trackers: names of the trackers that get the metrics as well.
 
     Raises:
       FileExistsError: when the folder already holds a run and `append` is False.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, append: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        append: bool = False,
+        trackers: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         paths = {name: self.folder / name for name in (METRICS, ROLLOUTS)}
@@ -158,23 +168,28 @@ class RunLog:
             )
         self._files = {name: _open_at_line_end(path) for name, path in paths.items()}
         self._board: Any = None
+        self._trackers = Trackers(trackers, self.folder)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self._trackers.close(failed=raised[0] is not None)
         self.close()
 
     def close(self) -> None:
-        """Closes all files; a second call does nothing."""
+        """Closes all files and trackers; a second call does nothing."""
+        self._trackers.close()
         for file in self._files.values():
             file.close()
         self._close_board()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes config.json anew, whole or not at all."""
-        text = json.dumps(_json_value(config), indent=2, ensure_ascii=False, allow_nan=False)
+        """Writes config.json anew, whole or not at all; trackers are told."""
+        config = _json_value(config)
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
         replace_file(self.folder / "config.json", _encoded(text) + b"\n")
+        self._trackers.config(config)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes one round's line, and its finite numbers to TensorBoard.
@@ -189,6 +204,7 @@ class RunLog:
         line = _json_value(metrics)
         nonfinite = [k for k, v in line.items() if v is None and metrics[k] is not None]
         self._write(METRICS, [line | {"nonfinite": nonfinite} if nonfinite else line])
+        self._trackers.metrics(line)
         if self._board is None:
             self._board = self._open_board(purge_step=None)
         for name, value in line.items():

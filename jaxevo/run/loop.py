@@ -48,7 +48,8 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
         state, memory, config = run.state, run.memory, describe(run)
         spent: Mapping[str, float] = {}  # seconds by phase before this process
         off_policy = Ahead(run) if options.off_policy else contextlib.nullcontext()
-        with off_policy as ahead, RunLog(folder, append=resumed) as log:
+        kept = RunLog(folder, append=resumed, trackers=options.log)
+        with off_policy as ahead, kept as log:
             if resumed:
                 with progress.phase("restore"):
                     state, memory, meta = checkpoints.restore(state, memory)

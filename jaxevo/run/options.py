@@ -49,6 +49,9 @@ class RunOptions:
     eval_every: int = option(0, "rounds between evaluations, 0 for before and after only")
     checkpoint_every: int = option(0, "rounds between checkpoints, 0 for the last round only")
     keep: int = option(2, "newest checkpoints to keep")
+    log: tuple[Literal["wandb", "mlflow"], ...] = option(
+        (), "trackers that get the metrics beside the run folder: wandb, mlflow"
+    )
     devices: int = option(1, "devices along the data axis, 0 for all")
 
     def __post_init__(self) -> None:

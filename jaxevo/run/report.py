@@ -1,140 +1,96 @@
-"""One self-contained HTML page about a run: its configuration, its curves and its rollouts.
-
-The page works from a `file://` address without any network. All that a model wrote reaches it as
-JSON in a data block whose `<`, `>` and `&` are escaped, and its script writes only text nodes.
-"""
+"""One self-contained HTML page about a run: its configuration, its curves and its rollouts."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxevo.run.logs import METRICS, ROLLOUTS, compact_json, read_jsonl, replace_file, scan_jsonl
+from jaxevo.run.logs import METRICS, ROLLOUTS, read_jsonl, replace_file
+from jaxevo.run.selection import selected_rollouts, spread
+from jaxevo.run.web import encoded, render_page, script_json
 
-_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+PAGE_BYTES = 10_000_000
+SECTIONS = ("curves", "rollouts", "follow")
+SCRIPTS = ("base", "header", "charts", "records", "rollouts", "row", "follow", "report")
 
 
-def write_report(run_folder: str | os.PathLike[str], *, rollout_bytes: int = 16 * 2**20) -> Path:
+def write_report(
+    run_folder: str | os.PathLike[str],
+    *,
+    page_bytes: int = PAGE_BYTES,
+    scripts: Sequence[str] = SCRIPTS,
+) -> Path:
     """Writes `report.html` into a run folder.
 
     Args:
       run_folder: needs metrics.jsonl; config.json and rollouts.jsonl are shown when there.
-      rollout_bytes: budget for the embedded rollouts. When they are more, the first and the last
-        round and evenly spaced ones between them are kept, and the page says so.
+      page_bytes: the page's largest size. A large run's metrics are thinned to evenly spaced rounds
+        in a quarter of it, its rollouts to what fits the rest (`selected_rollouts`), and the page
+        says so.
+      scripts: of the page, as `render_page` takes them.
 
     Returns:
       The page's path.
 
     Raises:
-      ValueError: when there are no metrics, or when a line that is not the last cannot be read.
+      ValueError: when there are no metrics, when a line that is not the last cannot be read, or
+        when not even the empty page fits.
     """
     folder = Path(run_folder)
+    metrics = read_metrics(folder)
+    kept = thinned(metrics, page_bytes // 4)
+    data: dict[str, Any] = {
+        "name": folder.resolve().name,
+        "config": _config(folder, page_bytes // 4),
+        "metrics": kept,
+        "rounds_logged": len(metrics),
+        "rollouts": {},
+    }
+
+    def page() -> bytes:
+        return render_page(data["name"], data, sections=SECTIONS, scripts=scripts)
+
+    left = page_bytes - len(page())
+    if left < 0:
+        raise ValueError(f"a page of {page_bytes} bytes has no place for this run; allow more.")
+    data["rollouts"] = selected_rollouts(folder / ROLLOUTS, left)
+    path = folder / "report.html"
+    replace_file(path, page())
+    return path
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The finished rounds of a run folder.
+
+    Raises:
+      ValueError: without any.
+    """
     path = folder / METRICS
     metrics = read_jsonl(path, ignore_cut_last=True) if path.exists() else []
     if not metrics:
         raise ValueError(
             f"{path} holds no finished round, but a report needs at least one; run one round first."
         )
-    config = folder / "config.json"
-    data = {
-        "name": folder.resolve().name,
-        "config": json.loads(config.read_bytes()) if config.exists() else {},
-        "metrics": metrics,
-        "rollouts": _rollouts(folder / ROLLOUTS, rollout_bytes),
-    }
-    page = folder / "report.html"
-    replace_file(page, _render(data).encode(errors="backslashreplace"))
-    return page
+    return metrics
 
 
-def script_json(value: Any) -> str:
-    """JSON that can stand inside a `<script>` element: no `<`, `>`, `&` and no U+2028, U+2029."""
-    return compact_json(value).translate(_ESCAPES)
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a run folder, empty where there is none."""
+    path = folder / "config.json"
+    return json.loads(path.read_bytes()) if path.exists() else {}
 
 
-def _render(data: Mapping[str, Any]) -> str:
-    from jinja2 import Environment
-    from markupsafe import Markup
-
-    source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    template = Environment(autoescape=True).from_string(source)
-    inline = {n: "".join(template.blocks[n](template.new_context())) for n in ("style", "script")}
-    return template.render(
-        name=data["name"],
-        data=Markup(script_json(data)),
-        **{f"{name}_hash": _csp_hash(text) for name, text in inline.items()},
-    )
+def _config(folder: Path, budget: int) -> dict[str, Any]:
+    config = read_config(folder)
+    if len(encoded(script_json(config))) <= budget:
+        return config
+    return {"left out": "config.json is larger than a quarter of this page may be; see the file."}
 
 
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-# ---------------------------------------------------------------------------- which rollouts
-def _rollouts(path: Path, budget: int) -> dict[str, Any]:
-    """The records to embed, and of how many: {records, rows, rounds_shown, rounds}."""
-    places: dict[int, list[int]] = {}  # round -> offsets of its lines
-    sizes: dict[int, list[int]] = {}
-    if path.exists():
-        for offset, line, record in scan_jsonl(path, ignore_cut_last=True):
-            escapes = sum(line.count(c) for c in b"<>&")
-            places.setdefault(record["round"], []).append(offset)
-            sizes.setdefault(record["round"], []).append(len(line) + 5 * escapes)
-    kept = _kept(sorted(places), sizes, budget) if places else {}
-    offsets = [at for index, count in kept.items() for at in places[index][:count]]
-    return {
-        "records": _embedded(path, offsets) if offsets else [],
-        "rows": sum(map(len, places.values())),
-        "rounds_shown": sum(count > 0 for count in kept.values()),
-        "rounds": len(places),
-    }
-
-
-def _kept(rounds: Sequence[int], sizes: Mapping[int, Sequence[int]], budget: int) -> dict[int, int]:
-    """round -> how many of its rows: whole, evenly spaced rounds, as many as fit."""
-    totals = [sum(sizes[r]) for r in rounds]
-    low, high = 0, len(rounds)
-    while low < high:  # bisection over the number of rounds
-        middle = (low + high + 1) // 2
-        if sum(totals[i] for i in _spread(len(rounds), middle)) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    if low >= min(2, len(rounds)):
-        return {rounds[i]: len(sizes[rounds[i]]) for i in _spread(len(rounds), low)}
-    ends = dict.fromkeys((rounds[0], rounds[-1]))
-    return {r: _fitting(sizes[r], budget // len(ends)) for r in ends}
-
-
-def _spread(count: int, kept: int) -> list[int]:
-    """`kept` indices below `count`, the first and the last among them, evenly spaced."""
-    if kept < 2:
-        return list(range(count))[:kept]
-    return [i * (count - 1) // (kept - 1) for i in range(kept)]
-
-
-def _fitting(sizes: Sequence[int], budget: int) -> int:
-    total = 0
-    for count, size in enumerate(sizes):
-        total += size
-        if total > budget:
-            return count
-    return len(sizes)
-
-
-def _embedded(path: Path, offsets: Sequence[int]) -> list[dict[str, Any]]:
-    """Records as the page gets them: uids as text, since JavaScript rounds numbers above 2⁵³."""
-    records = []
-    with path.open("rb") as file:
-        for offset in offsets:
-            file.seek(offset)
-            record = json.loads(file.readline())
-            for key in ("uid", "parent"):
-                record[key] = None if record.get(key) is None else str(record[key])
-            records.append(record)
-    return records
+def thinned(metrics: Sequence[Mapping[str, Any]], budget: int) -> list[Mapping[str, Any]]:
+    """Evenly spaced rounds, the first and the last among them, as many as fit."""
+    longest = max(len(encoded(script_json(m))) + 1 for m in metrics)
+    return [metrics[i] for i in spread(len(metrics), max(1, min(len(metrics), budget // longest)))]

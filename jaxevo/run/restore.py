@@ -9,10 +9,20 @@ from pathlib import Path
 from jaxevo.models import hub
 
 
-def is_run(path: str) -> bool:
-    """Whether this is a run folder: one whose config.json names a recipe."""
-    config = Path(path) / "config.json"
-    return config.is_file() and "recipe" in json.loads(config.read_text("utf-8"))
+def load_subject(subject: str, *, name: str = "policy") -> hub.LoadedModel:
+    """A parameter set of a run folder's last checkpoint, or the model of that name or folder.
+
+    A run's folder is told from a model's by its config.json, which holds the options of the run.
+
+    Raises:
+      FileNotFoundError: for a path into an existing folder where nothing is.
+    """
+    path = Path(subject)
+    if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():
+        raise FileNotFoundError(f"{subject} does not exist; give a run folder or a model.")
+    config = Path(subject) / "config.json"
+    is_run = config.is_file() and "options" in json.loads(config.read_text())
+    return load_policy("", subject, name=name) if is_run else load_policy(subject)
 
 
 def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.LoadedModel:
