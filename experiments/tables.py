@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from jaxevo.provenance import ROOT
-from jaxevo.run.commands import recipe_table
+from jaxevo.run.commands import recipe_table, verifier_table
 from jaxevo.run.tasks import task_table
 
 README = ROOT / "README.md"
@@ -48,6 +48,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "families": families,
     "tasks": task_table,
     "kernels": kernels,
+    "verifiers": verifier_table,
 }
 
 

@@ -21,16 +21,17 @@ def exact_match(task: Task, text: str) -> Verdict:
         return Verdict("error", 0.0, f"task {task.uid} has an empty answer.")
     if read == right:
         return Verdict("pass", 1.0)
-    truth = f'the right answer is "{_shown(task.answer)}".'
+    truth = f'the right answer is "{shown(task.answer)}".'
     if not read:
         return Verdict("fail", 0.0, f"Your answer was empty; {truth}")
-    return Verdict("fail", 0.0, f'Your answer was "{_shown(text)}", but {truth}')
+    return Verdict("fail", 0.0, f'Your answer was "{shown(text)}", but {truth}')
 
 
 def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A text as feedback quotes it: in one line, cut at 250 characters."""
     text = " ".join(text.split())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 
 from jaxevo.types import Task, Verdict
 
-_NUMBER = re.compile(
-    r"(?:(?<![0-9A-Za-z)\]])([-−]))?"  # after a digit, letter or bracket it is an operator
-    r"([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-    r"(\.[0-9]+)?"
-)
+SIGN = r"(?:(?<![0-9A-Za-z)\]])([-−]))?"  # after a digit, letter or bracket it is an operator
+WHOLE = r"([0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_NUMBER = re.compile(SIGN + WHOLE + r"(\.[0-9]+)?")
 _SHOWN_DIGITS = 40
 
 
@@ -62,7 +60,7 @@ def last_integer(task: Task, text: str) -> Verdict:
     read = _shortest(last)
     if read == right:
         return Verdict("pass", 1.0)
-    return Verdict("fail", 0.0, f"Your answer was {_shown(read)}, but {_truth(task, right)}.")
+    return Verdict("fail", 0.0, f"Your answer was {shown_number(read)}, but {_truth(task, right)}.")
 
 
 def strict_integer(task: Task, text: str) -> Verdict:
@@ -100,10 +98,11 @@ def _shortest(match: re.Match[str]) -> str:
 def _truth(task: Task, right: str) -> str:
     expression = task.info.get("expression")
     subject = "the right answer is" if expression is None else f"{expression} ="
-    return f"{subject} {_shown(right)}"
+    return f"{subject} {shown_number(right)}"
 
 
-def _shown(number: str) -> str:
+def shown_number(number: str) -> str:
+    """A number as feedback quotes it: of more than 40 characters the first 20."""
     if len(number) <= _SHOWN_DIGITS:
         return number
     return f"{number[: _SHOWN_DIGITS // 2]}… ({len(number)} characters)"

@@ -23,6 +23,7 @@ COMMANDS = {
     "check-logp": ("jaxevo.run.check_logp", "check_logp", "sampler against trainer log-probs"),
     "recipes": ("jaxevo.run.commands", "recipes", "list the recipes"),
     "tasks": ("jaxevo.run.tasks", "tasks", "list the tasks, or show problems of one"),
+    "verifiers": ("jaxevo.run.commands", "verifiers", "list the verifiers"),
     "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),
     "report": ("jaxevo.run.commands", "report", "write report.html of a run folder"),
     "demo": ("jaxevo.run.commands", "demo", "a model teaches itself sums, in minutes"),

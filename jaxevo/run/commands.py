@@ -162,6 +162,24 @@ def _recipe_lines() -> list[tuple[str, str, str]]:
     return lines
 
 
+def verifiers() -> int:
+    """Lists the verifiers."""
+    from jaxevo.rewards.named import entries
+
+    for entry in entries():
+        print(f"{entry.form:<17} {entry.summary}")
+    return 0
+
+
+def verifier_table() -> str:
+    """The README's table of verifiers, from their docstrings."""
+    from jaxevo.rewards.named import entries
+
+    head = "| verifier | what it does | columns it reads | extra |\n|---|---|---|---|"
+    rows = (f"| `{form}` | {says} | {takes} | {extra} |" for form, says, takes, extra in entries())
+    return "\n".join([head, *rows])
+
+
 def report(*, run: str) -> int:
     """Writes the report of a run folder anew.
 

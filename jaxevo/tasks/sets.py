@@ -138,7 +138,7 @@ SETS = {
         held_out="mbpp_sanitized/test.jsonl.gz",
         about="short Python functions with their tests (sanitized)",
         licence="CC BY 4.0",
-        template="{prompt}\nYour code should pass these tests:\n{test_list}\nAnswer with Python "
+        template="{prompt}\nYour code should pass these tests:\n{tests}\nAnswer with Python "
         "code only.",
         answer="code",
         verifiers=("unit_tests",),
@@ -150,7 +150,7 @@ SETS = {
         about="Python functions from their docstrings",
         licence="MIT",
         template="Complete this function. Answer with all of its Python code.\n\n{prompt}",
-        answer="canonical_solution",
+        answer="solution",
         verifiers=("unit_tests",),
     ),
     "xquad": DataSet(

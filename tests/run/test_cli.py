@@ -76,6 +76,15 @@ def test_every_option_of_a_recipe_is_documented_and_shown(name, capsys):
         assert text[:12] in shown
 
 
+def test_verifiers_are_listed(capsys):
+    from jaxevo.rewards.named import entries
+
+    assert main(["verifiers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [entry.form for entry in entries()]
+    assert all(line.endswith(entry.summary) for line, entry in zip(lines, entries(), strict=True))
+
+
 def test_usage_lists_all_commands_and_recipes_lists_all_recipes(capsys):
     assert main([]) == 0
     usage = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""What runs in worker processes; loaded there by path, so its files import nothing of jaxevo."""
