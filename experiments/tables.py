@@ -36,6 +36,20 @@ def families() -> str:
     return "\n".join([head, *lines])
 
 
+def losses() -> str:
+    """Losses and their gradients against TRL's own code, from `losses.json`."""
+    tests = json.loads((PARITY / "losses.json").read_text())["tests"].values()
+    compared = [found["figures"] for found in tests if "figures" in found]
+    (versions,) = {figures["versions"] for figures in compared}
+    lines = [
+        f"| {found['loss']} | `{found['trl']}` | {found['largest_difference']:.0e} "
+        f"| {found['largest_gradient_difference']:.0e} |"
+        for found in compared
+    ]
+    head = f"| loss | TRL {versions.split()[0]} | value, difference | gradient, largest |"
+    return "\n".join([head, "|---|---|---|---|", *lines])
+
+
 def kernels() -> str:
     """The kernels' figures, from their bench."""
     from jaxevo.kernels.bench import table
@@ -47,6 +61,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "families": families,
     "tasks": task_table,
+    "losses": losses,
     "kernels": kernels,
     "verifiers": verifier_table,
 }

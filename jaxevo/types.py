@@ -155,7 +155,8 @@ class Row:
     The answer of a row begins at its first non-prompt segment. `group` names the rows that are
     compared with each other, `episode` and `turn` place it in a game or a multi-turn world,
     `parent` is the uid of the row it was forked from. `rewards` are parts that are summed;
-    `numbers` are what an advantage needs beside them: a baseline, a target, a difficulty.
+    `numbers` are what an advantage needs beside them: a baseline, a target, a difficulty;
+    `by_token` are such numbers for each answer token: values, rewards of steps.
     `actions`, by stream, were chosen in the context that the row's probe has seen.
     """
 
@@ -170,6 +171,7 @@ class Row:
     temperature: float = 1.0
     rewards: Mapping[str, float] = dataclasses.field(default_factory=dict)
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    by_token: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     feedback: str = ""
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     actions: Mapping[str, Actions] = dataclasses.field(default_factory=dict)
@@ -297,13 +299,14 @@ class Packed:
 class Batch:
     """Rows as arrays. Row scalars are [N]; padding rows have `real_N` False and empty masks.
 
-    reward_N: sum of the reward parts; parts: each part [N]; numbers: `Row.numbers` [N], NaN where a
-    row has none. uid_N2: high and low word of the rows' uids, for randomness (`jaxevo.keys`).
+    reward_N: sum of the reward parts; parts: each part [N]; numbers: `Row.numbers` [N], by_token:
+    `Row.by_token` [N, A], both NaN where a row has none. uid_N2: high and low word of the rows'
+    uids, for randomness (`jaxevo.keys`).
     group_N, episode_N: dense integers. role_N: index into the sorted role names.
     present: view name -> [N] bool, rows that have that view's context. layouts: view name ->
     Packed ("own" is the row as sampled); empty on the whole batch, filled per micro-batch.
     old: stream name -> [N, A] log-probs at the start of the phase, None when every update is the
-    first one. advantage_N: filled after `objective.advantage`.
+    first one. advantage_N: filled after `objective.advantage`, [N, A] where that is by token.
     """
 
     answers: Mapping[str, Answers]
@@ -321,6 +324,7 @@ class Batch:
     layouts: Mapping[str, Packed] = dataclasses.field(default_factory=dict)
     old: Mapping[str, Array] | None = None
     advantage_N: Array | None = None
+    by_token: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------- recipes
@@ -369,8 +373,8 @@ class Minibatch:
 class Objective:
     """How one parameter set learns from the rows that `collect` files under `name`.
 
-    advantage: `(batch) -> [N]`. credit: `(batch, now, frozen) -> {stream: {name: [N, A]}}`,
-    stop-gradient.
+    advantage: `(batch) -> [N]`, or [N, A] by answer token. credit: `(batch, now, frozen) ->
+    {stream: {name: [N, A]}}`, stop-gradient.
     optimizer: `() -> optax.GradientTransformation`. check: `(batch) -> None`, raises ValueError on
     the host for rows that this objective must not learn from. learns: the sources whose tokens have
     mask 1: the policy's own, `forced` ones for imitation, or probes. reset: `(counters) -> bool`,

@@ -96,6 +96,44 @@ def leave_one_out(reward_N: Array, group_N: Array, *, real_N: Array | None = Non
     return jnp.where(groups.constant_N, 0.0, advantage_N)
 
 
+def best_of_group(
+    reward_N: Array,
+    group_N: Array,
+    *,
+    scale: Literal["std", "none"] = "std",
+    ddof: int = 1,
+    epsilon: float = 1e-6,
+    real_N: Array | None = None,
+) -> jax.Array:
+    """A = (R_max − R_second) / (std_g R + ε) for the best row of each group, 0 for all others.
+
+    What a group's maximum, so its pass@k with k = G, owes to each row: taking any but the best
+    away changes nothing. Where two rows are best, nobody gets anything; a group of one gets 0.
+
+    Args:
+      reward_N, group_N, real_N: as in `leave_one_out`.
+      scale: "none" leaves the difference undivided.
+      ddof, epsilon: as in `group_relative`.
+
+    References:
+      Tang et al., arXiv 2503.19595.
+    """
+    if scale not in ("std", "none"):
+        raise ValueError(f'scale must be "std" or "none", got {scale!r}.')
+    groups = _grouped(reward_N, group_N, real_N)
+    count = groups.reward_N.shape[0]
+    own_N = jnp.where(groups.real_N, groups.reward_N, -jnp.inf)
+    high_N = jax.ops.segment_max(own_N, groups.group_N, count)[groups.group_N]
+    best_N = groups.real_N & (own_N == high_N)
+    second_N = jax.ops.segment_max(jnp.where(best_N, -jnp.inf, own_N), groups.group_N, count)
+    alone_N = groups.total(best_N.astype(jnp.float32)) == 1
+    gain_N = groups.reward_N - second_N[groups.group_N]
+    if scale == "std":
+        square_N = groups.total(jnp.square(groups.reward_N - groups.mean_N))
+        gain_N = gain_N / (jnp.sqrt(square_N / jnp.maximum(groups.size_N - ddof, 1.0)) + epsilon)
+    return jnp.where(best_N & alone_N & ~groups.constant_N, gain_N, 0.0)
+
+
 def zero_variance_share(
     reward_N: Array, group_N: Array, *, real_N: Array | None = None
 ) -> jax.Array:

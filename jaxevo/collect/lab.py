@@ -155,7 +155,8 @@ class Lab:
           keep: whether the conversations go on, so that what was read is not read again.
         """
         samples = self.config.samples if samples is None else samples
-        rows, prompts = self._asked(tasks, samples, role)
+        rows = self.asked(tasks, samples=samples, role=role)
+        prompts = [row.prompt_ids for row in rows[::samples]]
         return self._continue(rows, prompts, samples, params, new_tokens, stop, keep=keep)
 
     def attempt(
@@ -163,7 +164,8 @@ class Lab:
     ) -> list[Row]:
         """`verify(sample(tasks))`, each row verified on a thread while others are being sampled."""
         samples = self.config.samples
-        rows, prompts = self._asked(tasks, samples, role)
+        rows = self.asked(tasks, samples=samples, role=role)
+        prompts = [row.prompt_ids for row in rows[::samples]]
         judged: dict[int, Future[Row]] = {}
         with ThreadPoolExecutor(VERIFIERS) as pool:
 
@@ -174,20 +176,16 @@ class Lab:
             with self._timed("verify"):
                 return self.record([judged[n].result() for n in range(len(rows))])
 
-    def _asked(
-        self, tasks: Sequence[Task], samples: int, role: str
-    ) -> tuple[list[Row], list[np.ndarray]]:
-        """Rows of the next wave that hold their prompts alone, and the prompts."""
-        prompts = [np.array(self.tokenizer.render(t.messages), np.int32) for t in tasks]
-        wave, rows = self._next_wave(), []
-        for p, (task, ids) in enumerate(zip(tasks, prompts, strict=True)):
+    def asked(self, tasks: Sequence[Task], *, samples: int = 1, role: str = "policy") -> list[Row]:
+        """Rows of the next wave that hold their prompts alone, `samples` of each task, in order."""
+        wave, temperature, rows = self._next_wave(), self.config.sampling.temperature, []
+        for p, task in enumerate(tasks):
+            prompt = Segment(np.array(self.tokenizer.render(task.messages), np.int32), "prompt")
+            group = row_uid(self.round_index, wave, p, 0)
             for g in range(samples):
                 uid = row_uid(self.round_index, wave, p, g)
-                group = row_uid(self.round_index, wave, p, 0)
-                segment = Segment(ids=ids, source="prompt")
-                temperature = self.config.sampling.temperature
-                rows.append(Row(uid, task, group, (segment,), role=role, temperature=temperature))
-        return rows, prompts
+                rows.append(Row(uid, task, group, (prompt,), role=role, temperature=temperature))
+        return rows
 
     def fork(self, rows: Sequence[Row], copies: int = 1) -> list[Row]:
         """Rows that go on from these with randomness of their own: `copies` of each, in order.

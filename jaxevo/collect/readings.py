@@ -52,6 +52,15 @@ def probe_values(
     return masked(said.values_NA, said.mask_NA).sum(-1)
 
 
+def token_values(
+    sets: Mapping[str, Params], batch: Batch, forward: Bound, *, params: str = "value"
+) -> jax.Array:
+    """The value head's output before each answer token that is learnt, [N, A], 0 elsewhere."""
+    layout, answers = batch.layouts[OWN], batch.answers
+    said = forward(sets[params], layout, answers, batch.temperature, read=("values",))["text"]
+    return masked(said.values_NA, said.mask_NA)
+
+
 def objective_gradient(
     sets: Mapping[str, Params], batch: Batch, forward: Bound, *, objective: Objective
 ) -> Params:

@@ -58,8 +58,8 @@ def tabulate(
     Tokens whose source is in `learns` have mask 1.
 
     Raises:
-      ValueError: no rows, an empty prompt, an answer longer than A, differing temperatures, or
-        actions without a probe or in differing numbers.
+      ValueError: no rows, an empty prompt, an answer longer than A, differing temperatures,
+        numbers by token that are not one each, or actions without a probe or in differing numbers.
     """
     if not rows:
         raise ValueError("tabulate got no rows; an objective without rows takes no step.")
@@ -94,6 +94,10 @@ def tabulate(
         numbers={
             name: np.array([row.numbers.get(name, np.nan) for row in rows], np.float32)
             for name in sorted({name for row in rows for name in row.numbers})
+        },
+        by_token={
+            name: _by_token(rows, name, answer_slots)
+            for name in sorted({name for row in rows for name in row.by_token})
         },
         group_N=_dense([row.group for row in rows]),
         episode_N=_dense([(row.group, row.episode) for row in rows]),
@@ -154,6 +158,21 @@ def _answers(rows: Sequence[Row], answer_slots: int, learns: Sequence[Source]) -
             start = stop
         known.append(all(s.logp is not None for s in row.answer if s.source in learns))
     return Answers(ids, mask, logp - kept, kept, np.array(known), probe_N)
+
+
+def _by_token(rows: Sequence[Row], name: str, answer_slots: int) -> np.ndarray:
+    """Numbers of each answer token, NaN where a row has none, and in the padding."""
+    out = np.full((len(rows), answer_slots), np.nan, np.float32)
+    for n, row in enumerate(rows):
+        if name in row.by_token:
+            said, count = np.asarray(row.by_token[name]), len(row.answer_ids)
+            if said.shape != (count,):
+                raise ValueError(
+                    f"row {row.uid} has {name!r} by token of shape {said.shape}, but {count} "
+                    "answer tokens. Read it anew after an edit."
+                )
+            out[n, :count] = said
+    return out
 
 
 def _actions(rows: Sequence[Row], stream: str) -> Answers:

@@ -19,7 +19,7 @@ from jaxevo.collect.readings import probe_row, probe_values
 from jaxevo.collect.table import by_group
 from jaxevo.collect.trees import Trees, add_children, back_up, best_child, mixed, plant, select
 from jaxevo.rewards import infer_values
-from jaxevo.types import Objective, Row, Segment, Size, Sizes, Source, Task, TrainState, bind
+from jaxevo.types import Objective, Row, Size, Sizes, Source, Task, TrainState, bind
 
 Score: TypeAlias = Callable[[Sequence[Row]], np.ndarray]  # rows -> values [N]
 
@@ -87,7 +87,7 @@ def grow_trees(
       the trees, and the conversation of every node.
     """
     trees = plant(len(tasks), branch=how.branch, capacity=len(tasks) * (1 + how.nodes))
-    growth = _Growth(lab, how, score, trees, _roots(lab, tasks))
+    growth = _Growth(lab, how, score, trees, lab.asked(tasks))
     growing_P = np.ones(len(tasks), bool)
     for _ in range(how.iterations):
         chosen_P = select(trees, explore=how.explore, unvisited=how.unvisited)
@@ -100,17 +100,6 @@ def grow_trees(
         back_up(trees, chosen_P[growing_P])
         growing_P &= ~(good_P & how.until_gate)
     return trees, growth.rows
-
-
-def _roots(lab: Lab, tasks: Sequence[Task]) -> list[Row]:
-    """Rows that hold a prompt only. Each is the group of all that grows from it."""
-    temperature = lab.config.sampling.temperature
-    asked = [np.array(lab.tokenizer.render(task.messages), np.int32) for task in tasks]
-    bare = [
-        Row(0, task, 0, (Segment(ids, "prompt"),), temperature=temperature)
-        for task, ids in zip(tasks, asked, strict=True)
-    ]
-    return [dataclasses.replace(r, group=r.uid, parent=None) for r in lab.fork(bare)]
 
 
 def propose(lab: Lab, rows: Sequence[Row], copies: int, how: Search) -> list[Row]:

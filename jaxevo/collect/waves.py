@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.table import by_group
 from jaxevo.rewards.integer import last_number
+from jaxevo.rewards.shaping import overlong_penalty
 from jaxevo.rewards.vote import agreement, majority
 from jaxevo.types import Row, TrainState
 
@@ -19,6 +22,71 @@ def single_turn(
     """P problems, G answers each, verified: the experience of one objective."""
     del state, memory
     return {objective: lab.attempt(lab.tasks())}
+
+
+def undecided_groups(
+    lab: Lab,
+    state: TrainState,
+    memory: Any,
+    *,
+    extra_waves: int = 10,
+    overlong: float = 0.0,
+    mask_truncated: bool = False,
+    entropies: bool = False,
+    objective: str = "policy",
+) -> dict[str, list[Row]]:
+    """P groups whose rewards are not all equal, sampled wave by wave; the surplus is left out.
+
+    Each wave asks the next P problems, until P groups remain or no wave is left. All rows stand in
+    `lab.sampled`, those of groups that are dropped as well.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      extra_waves: most waves after the first one.
+      overlong: share of the longest answer over which a penalty grows to 1 (`overlong_penalty`),
+        part `overlong`; it comes after the choice of groups.
+      mask_truncated: answers that reached the limit are made injected, so that they teach nothing;
+        their rewards count in the group.
+      entropies: whether rows get the sampler's (`by_token["entropy"]`), for advantages by token.
+      objective: learns from the groups.
+    """
+    del state, memory
+    kept: list[Row] = []
+    wanted = lab.config.prompts
+    for _ in range(1 + extra_waves):
+        groups = by_group(lab.attempt(lab.tasks())).values()
+        uneven = [group for group in groups if len({row.reward for row in group}) > 1]
+        kept += [row for group in uneven[: wanted - len(by_group(kept))] for row in group]
+        if len(by_group(kept)) == wanted:
+            break
+    kept = lab.record([with_overlong(row, lab.config.new_tokens, overlong) for row in kept])
+    if entropies:
+        kept = [with_entropies(row) for row in kept]
+    return {objective: [untaught(row) for row in kept] if mask_truncated else kept}
+
+
+def with_overlong(row: Row, limit: int, share: float) -> Row:
+    """The row with the penalty on its sampled tokens, where the share of the buffer is not 0."""
+    if not share:
+        return row
+    penalty = overlong_penalty(row.sampled_tokens, limit=limit, buffer=share * limit)
+    return dataclasses.replace(row, rewards={**row.rewards, "overlong": penalty})
+
+
+def with_entropies(row: Row) -> Row:
+    """The row with its sampler's entropy of each answer token, NaN where nothing sampled one."""
+    unknown = (np.full(len(s.ids), np.nan) if s.entropy is None else s.entropy for s in row.answer)
+    by_token = {**row.by_token, "entropy": np.concatenate([*unknown, np.zeros(0)])}
+    return dataclasses.replace(row, by_token=by_token)
+
+
+def untaught(row: Row) -> Row:
+    """The row; one that was cut off at the limit with its answer as injected, under mask 0."""
+    if row.info["finish"] != "length":
+        return row
+    answer = [dataclasses.replace(s, source="injected") for s in row.answer]
+    prompt = row.segments[: len(row.segments) - len(answer)]
+    return dataclasses.replace(row, segments=(*prompt, *answer))
 
 
 def voted(lab: Lab, rows: Sequence[Row]) -> list[Row]:

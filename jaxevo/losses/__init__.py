@@ -14,7 +14,22 @@ nor its gradient can see it. `terms` and `credit` hold the same as the parts of 
 from jaxevo.losses.divergence import categorical_kl, entropy
 from jaxevo.losses.entropy_band import entropy_quantile_mask
 from jaxevo.losses.kl import kl_penalty, sampled_reverse_kl
-from jaxevo.losses.policy import clipped_surrogate, importance_weight, reinforce
+from jaxevo.losses.policy import (
+    clipped_surrogate,
+    importance_weight,
+    reinforce,
+    soft_clipped_surrogate,
+    weighted_reinforce,
+)
+from jaxevo.losses.preference import (
+    direct_preference,
+    identity_preference,
+    kl_baseline,
+    pair_mean,
+    prospect_preference,
+    sequence_logp,
+    simple_preference,
+)
 from jaxevo.losses.reduce import (
     constant_norm,
     masked,
@@ -24,21 +39,32 @@ from jaxevo.losses.reduce import (
     sum_norm,
     token_mean,
 )
+from jaxevo.losses.value import clipped_error
 
 __all__ = [
     "categorical_kl",
+    "clipped_error",
     "clipped_surrogate",
     "constant_norm",
+    "direct_preference",
     "entropy",
     "entropy_quantile_mask",
+    "identity_preference",
     "importance_weight",
+    "kl_baseline",
     "kl_penalty",
     "masked",
+    "pair_mean",
+    "prospect_preference",
     "ratio",
     "reinforce",
     "sampled_reverse_kl",
     "seq_mean_token_mean",
     "seq_mean_token_sum",
+    "sequence_logp",
+    "simple_preference",
+    "soft_clipped_surrogate",
     "sum_norm",
     "token_mean",
+    "weighted_reinforce",
 ]

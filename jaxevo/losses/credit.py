@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxevo.losses.policy import importance_weight
 from jaxevo.losses.reduce import masked
-from jaxevo.types import Batch, Stream
+from jaxevo.types import Array, Batch, Stream
 
 Correction = Literal["none", "token", "sequence", "token_mask", "sequence_mask"]
 Truncation = Literal["correct", "refuse", "ignore"]
@@ -24,10 +24,12 @@ def broadcast(
     *,
     correction: Correction = "none",
     cap: float = 2.0,
+    floor: float | None = None,
+    drop_above: float | None = None,
     truncation: Truncation = "correct",
     streams: tuple[str, ...] = ("text",),
 ) -> dict[str, dict[str, jax.Array]]:
-    """Every action gets its row's advantage, and a weight for the policy that really sampled it.
+    """Every action gets its own or its row's advantage, and a weight for who really sampled it.
 
     The sampler differs from the old policy in its numerics, and in its weights where a round was
     sampled ahead (`correction`), and in what it cut (`truncation`): top-k, top-p and min-p sample
@@ -50,12 +52,15 @@ def broadcast(
       correction: none, or importance weights per token or per row, cut at `cap` (TIS: token,
         sequence) or 0 above it (MIS: token_mask, sequence_mask).
       cap: the largest weight, above 0; not read without a correction.
+      floor: the smallest weight, below which it is raised (TIS) or 0 (MIS); None for none.
+      drop_above: δ; a row with A < 0 whose mean of ℓ_behaviour − ℓ exceeds it is not kept
+        (arXiv 2512.02556); None keeps all.
       truncation: what to do about tokens that the sampler cut.
       streams: the streams of actions that get the credit.
 
     Returns:
-      by stream: "advantage" [N, A] float32; "weight" [N, A] float32 as in the table. None has a
-      gradient; masked slots have advantage 0 and weight 1.
+      by stream: "advantage" [N, A] float32; "weight" [N, A] float32 as in the table; "keep" [N, A]
+      bool with `drop_above`. None has a gradient; masked slots have advantage 0 and weight 1.
 
     Raises:
       ValueError: for an unknown option, or when the old log-probs were not computed.
@@ -66,7 +71,9 @@ def broadcast(
     credit = {}
     for stream in streams:
         mask_NA = jnp.asarray(now[stream].mask_NA, bool)
-        advantage_NA = jnp.broadcast_to(jnp.asarray(batch.advantage_N)[:, None], mask_NA.shape)
+        advantage = jnp.asarray(batch.advantage_N)
+        advantage = advantage[:, None] if advantage.ndim == 1 else advantage
+        advantage_NA = jnp.broadcast_to(advantage, mask_NA.shape)
         credit[stream] = {"advantage": jax.lax.stop_gradient(masked(advantage_NA, mask_NA))}
         answers = batch.answers[stream]
         known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
@@ -85,11 +92,23 @@ def broadcast(
                 known_NA,
                 level="token" if correction.startswith("token") else "sequence",
                 cap=cap,
+                floor=floor,
                 outside="mask" if correction.endswith("mask") else "truncate",
             )
         elif truncation == "correct":
             credit[stream]["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
+        if drop_above is not None:
+            far_N1 = _gap(answers.behaviour_NA, now[stream].logp_NA, known_NA) > drop_above
+            credit[stream]["keep"] = ~((credit[stream]["advantage"] < 0) & far_N1)
     return credit
+
+
+def _gap(behaviour_NA: Array, logp_NA: Array | None, known_NA: Array) -> jax.Array:
+    """Mean of ℓ_behaviour − ℓ over each row's tokens [N, 1]."""
+    if logp_NA is None:
+        raise ValueError('drop_above needs the current log-probs: add "logp" to `read`.')
+    gap_NA = masked(behaviour_NA, known_NA) - masked(logp_NA, known_NA)
+    return gap_NA.sum(1, keepdims=True) / jnp.maximum(known_NA.sum(1, keepdims=True), 1)
 
 
 def refuse_uncorrectable(

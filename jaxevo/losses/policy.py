@@ -12,6 +12,7 @@ from jaxevo.losses.reduce import masked
 from jaxevo.types import Array
 
 Level = Literal["token", "sequence"]
+RatioLevel = Literal["token", "sequence", "sequence_token"]
 LOG_RATIO_LIMIT = 20.0  # e^20 stays far from overflow, and no honest ratio comes near it
 
 
@@ -23,7 +24,7 @@ def clipped_surrogate(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
-    level: Level = "token",
+    level: RatioLevel = "token",
     mask_NA: Array | None = None,
 ) -> jax.Array:
     """Clipped policy-gradient loss of each token (minimise).
@@ -31,7 +32,8 @@ def clipped_surrogate(
     r = exp(clip(ℓ − ℓ_old, ±20));  loss = max(−A·r, −A·clip(r, 1−ε_lo, 1+ε_hi));
     with a dual clip c, where A < 0:  loss = min(loss, −A·c).
     With level "sequence" the exponent is its mean over the row's tokens, so that all of them have
-    one ratio (GSPO).
+    one ratio (GSPO); with "sequence_token" that has the same value, but the gradient of token t
+    goes through ℓ_t alone: another gradient only where advantages differ within a row.
 
     Args:
       logp_NA: ℓ, log-prob under the policy that is trained; differentiable.
@@ -40,7 +42,7 @@ def clipped_surrogate(
       clip_low: ε_lo, how far the ratio may fall below 1.
       clip_high: ε_hi, how far it may rise above 1; 0.28 is DAPO's clip-higher.
       dual_clip: c > 1, an upper bound on the ratio of tokens with A < 0; None leaves it open.
-      level: one ratio per token, or one per row.
+      level: one ratio per token, or one per row in one of its two forms.
       mask_NA: tokens outside it give loss 0 and gradient 0, whatever stands there.
 
     Returns:
@@ -63,8 +65,11 @@ def clipped_surrogate(
     log_ratio_NA = masked(logp_NA, mask_NA) - old_NA
     if level == "sequence":
         log_ratio_NA = _row_mean(log_ratio_NA, mask_NA)
+    elif level == "sequence_token":
+        stopped_NA = jax.lax.stop_gradient(log_ratio_NA)
+        log_ratio_NA = log_ratio_NA - stopped_NA + _row_mean(stopped_NA, mask_NA)
     elif level != "token":
-        raise ValueError(f'level must be "token" or "sequence", got {level!r}.')
+        raise ValueError(f'level must be "token", "sequence" or "sequence_token", got {level!r}.')
     ratio_NA = jnp.exp(_limited(log_ratio_NA))
     clipped_NA = jnp.clip(ratio_NA, 1 - clip_low, 1 + clip_high)
     loss_NA = jnp.maximum(-advantage_NA * ratio_NA, -advantage_NA * clipped_NA)
@@ -72,6 +77,60 @@ def clipped_surrogate(
         bounded_NA = jnp.minimum(loss_NA, -advantage_NA * dual_clip)
         loss_NA = jnp.where(advantage_NA < 0, bounded_NA, loss_NA)
     return masked(loss_NA, mask_NA)
+
+
+def weighted_reinforce(
+    logp_NA: Array,
+    old_NA: Array,
+    advantage_NA: Array,
+    *,
+    least: float = 0.0,
+    most: float = 5.0,
+    mask_NA: Array | None = None,
+) -> jax.Array:
+    """−sg(clip(r, least, most))·A·ℓ, r = exp(clip(ℓ − ℓ_old, ±20)): no token loses its gradient.
+
+    Args:
+      logp_NA, old_NA, advantage_NA, mask_NA: as in `clipped_surrogate`.
+      least: smallest weight. most: largest weight. Both are ratios, not distances from 1.
+
+    References:
+      MiniMax-M1 (CISPO), arXiv 2506.13585, equation 4.
+    """
+    chex.assert_equal_shape([logp_NA, old_NA])
+    difference_NA = masked(logp_NA, mask_NA) - masked(old_NA, mask_NA)
+    weight_NA = jax.lax.stop_gradient(jnp.clip(jnp.exp(_limited(difference_NA)), least, most))
+    return weight_NA * reinforce(logp_NA, advantage_NA, mask_NA=mask_NA)
+
+
+def soft_clipped_surrogate(
+    logp_NA: Array,
+    old_NA: Array,
+    advantage_NA: Array,
+    *,
+    sharp_positive: float = 1.0,
+    sharp_negative: float = 1.05,
+    mask_NA: Array | None = None,
+) -> jax.Array:
+    """−A·(4/τ)·σ(τ(r − 1)), r = exp(clip(ℓ − ℓ_old, ±20)): the gradient fades away from r = 1.
+
+    There its derivative by r is −A, as that of the plain surrogate; its value is −2A/τ.
+
+    Args:
+      logp_NA, old_NA, advantage_NA, mask_NA: as in `clipped_surrogate`.
+      sharp_positive: τ where A > 0. sharp_negative: τ elsewhere.
+
+    References:
+      Soft adaptive policy optimisation (SAPO), arXiv 2511.20347.
+    """
+    chex.assert_equal_shape([logp_NA, old_NA])
+    advantage_NA = _spread(advantage_NA, logp_NA)
+    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
+    old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
+    ratio_NA = jnp.exp(_limited(masked(logp_NA, mask_NA) - old_NA))
+    sharp_NA = jnp.where(advantage_NA > 0, sharp_positive, sharp_negative)
+    gate_NA = jax.nn.sigmoid(sharp_NA * (ratio_NA - 1)) * 4 / sharp_NA
+    return masked(-advantage_NA * gate_NA, mask_NA)
 
 
 def reinforce(logp_NA: Array, advantage_NA: Array, *, mask_NA: Array | None = None) -> jax.Array:

@@ -125,7 +125,7 @@ def constant_norm(
     References:
       Liu et al., Understanding R1-Zero-like training, arXiv 2503.20783.
     """
-    _refuse_not_positive("length", length)
+    refuse_not_positive("length", length)
     mask_NA, rows_N = _masks(value_NA, mask_NA, rows_N)
     return masked(value_NA, mask_NA).sum(), length * _count(rows_N)
 
@@ -152,7 +152,7 @@ def sum_norm(
     Raises:
       ValueError: when `length` or `rows` is not positive.
     """
-    _refuse_not_positive("rows", rows)
+    refuse_not_positive("rows", rows)
     numerator, denominator = constant_norm(value_NA, mask_NA, length=length, rows_N=rows_N)
     return rows * numerator, denominator
 
@@ -196,6 +196,7 @@ def _count(mask: jax.Array) -> jax.Array:
     return mask.sum(dtype=jnp.float32)
 
 
-def _refuse_not_positive(name: str, value: float) -> None:
+def refuse_not_positive(name: str, value: float) -> None:
+    """Raises ValueError for an option of 0 or less."""
     if value <= 0:
         raise ValueError(f"{name}={value} must be positive.")

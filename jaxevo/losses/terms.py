@@ -12,17 +12,49 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxevo.kernels import token_kl
 from jaxevo.losses.divergence import Kind
 from jaxevo.losses.kl import Estimator, kl_penalty
-from jaxevo.losses.policy import Level, clipped_surrogate
+from jaxevo.losses.policy import RatioLevel, clipped_surrogate
+from jaxevo.losses.preference import sequence_logp
 from jaxevo.losses.reduce import masked
-from jaxevo.types import Array, Batch, Stream
+from jaxevo.losses.value import clipped_error
+from jaxevo.types import Array, Batch, Bound, Stream, bind
 
 Streams: TypeAlias = Mapping[str, Stream]
 Credit: TypeAlias = Mapping[str, Array]
 Valued: TypeAlias = tuple[jax.Array, Array]
+
+
+def surrogate(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    loss: Bound,
+    stream: str = "text",
+) -> Valued:
+    """A loss of the current policy against the old one: `loss(ℓ, ℓ_old, A, mask_NA=...)`.
+
+    Reads credit["advantage"]; credit["weight"], if there, multiplies the loss after clipping;
+    where credit["keep"], if there, is False the loss is 0 but the token stays in the mask.
+    """
+    del batch
+    mask_NA = now[stream].mask_NA
+    loss_NA = loss(
+        _read(now[stream].logp_NA, "logp", stream),
+        _read(frozen["old"][stream].logp_NA, "logp", stream),
+        credit["advantage"],
+        mask_NA=mask_NA,
+    )
+    if "weight" in credit:
+        loss_NA = loss_NA * masked(credit["weight"], mask_NA)
+    if "keep" in credit:
+        loss_NA = masked(loss_NA, credit["keep"])
+    return loss_NA, mask_NA
 
 
 def policy_gradient(
@@ -35,30 +67,12 @@ def policy_gradient(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float | None = None,
-    level: Level = "token",
+    level: RatioLevel = "token",
 ) -> Valued:
-    """The clipped surrogate (`clipped_surrogate`) of the current policy against the old one.
-
-    Reads credit["advantage"]; credit["weight"], if there, multiplies the loss after clipping;
-    where credit["keep"], if there, is False the loss is 0 but the token stays in the mask.
-    """
-    del batch
-    mask_NA = now[stream].mask_NA
-    loss_NA = clipped_surrogate(
-        _read(now[stream].logp_NA, "logp", stream),
-        _read(frozen["old"][stream].logp_NA, "logp", stream),
-        credit["advantage"],
-        clip_low=clip_low,
-        clip_high=clip_high,
-        dual_clip=dual_clip,
-        level=level,
-        mask_NA=mask_NA,
-    )
-    if "weight" in credit:
-        loss_NA = loss_NA * masked(credit["weight"], mask_NA)
-    if "keep" in credit:
-        loss_NA = masked(loss_NA, credit["keep"])
-    return loss_NA, mask_NA
+    """The clipped surrogate (`clipped_surrogate`), credited as in `surrogate`."""
+    clip = {"clip_low": clip_low, "clip_high": clip_high, "dual_clip": dual_clip}
+    loss = bind(clipped_surrogate, level=level, **clip)
+    return surrogate(now, frozen, credit, batch, loss=loss, stream=stream)
 
 
 def reference_kl(
@@ -99,16 +113,113 @@ def value_regression(
     credit: Credit,
     batch: Batch,
     *,
+    clip: float | None = None,
     stream: str = "text",
 ) -> Valued:
     """(v − target)² of the value head, on the slots that the objective learns from.
 
-    Reads credit["advantage"] as the target; an objective of probes learns one value per row.
+    Reads credit["advantage"] as the target; an objective of probes learns one value per row. With a
+    clip c, `clipped_error` from the values that came with the rows (`Row.by_token["value"]`).
     """
-    del frozen, batch
+    del frozen
     mask_NA = now[stream].mask_NA
-    error_NA = masked(_read(now[stream].values_NA, "values", stream) - credit["advantage"], mask_NA)
-    return error_NA**2, mask_NA
+    value_NA = _read(now[stream].values_NA, "values", stream)
+    if clip is None:
+        return masked(value_NA - credit["advantage"], mask_NA) ** 2, mask_NA
+    before_NA, target_NA = batch.by_token["value"], credit["advantage"]
+    return clipped_error(value_NA, before_NA, target_NA, clip=clip, mask_NA=mask_NA), mask_NA
+
+
+def pair_preference(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    loss: Bound,
+    average: bool = False,
+    view: str | None = "reference",
+    stream: str = "text",
+) -> Valued:
+    """`loss(margin)` of each group's two rows, once per pair: at the better one's first token.
+
+    The better row is that of a positive advantage. The margin is of sums of log-probs, or of
+    averages, less those of a frozen view, unless that is None. Groups of two rows of advantages on
+    either side of 0 are needed (`refuse_unpaired`).
+    """
+    del credit
+    mask_NA = now[stream].mask_NA
+    score_N = _answer_scores(now, frozen, view=view, average=average, stream=stream)
+    better_N = jnp.asarray(batch.advantage_N) > 0
+    group_N, real_N = jnp.asarray(batch.group_N), jnp.asarray(batch.real_N, bool)
+    same_NN = (group_N[:, None] == group_N) & real_N
+    margin_N = jnp.where(same_NN, jnp.where(better_N, score_N, -score_N), 0.0).sum(1)
+    return _at_first(loss(margin_N), mask_NA & (better_N & real_N)[:, None])
+
+
+def answer_preference(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    loss: Bound,
+    view: str = "reference",
+    number: str = "baseline",
+    stream: str = "text",
+) -> Valued:
+    """`loss(log_ratio, good, baseline)` of each row, at its first token.
+
+    The log-ratio to a frozen view is of sums; a positive advantage means a good row; the baseline
+    comes with the rows (`Row.numbers`).
+    """
+    del credit
+    mask_NA = now[stream].mask_NA
+    log_ratio_N = _answer_scores(now, frozen, view=view, average=False, stream=stream)
+    good_N = jnp.asarray(batch.advantage_N) > 0
+    baseline_N = masked(batch.numbers[number], batch.real_N)
+    return _at_first(loss(log_ratio_N, good_N, baseline_N), mask_NA)
+
+
+def refuse_unpaired(batch: Batch) -> None:
+    """Host-side check that each group is a pair, one row of advantage above and one below 0.
+
+    Raises:
+      ValueError: for any other group.
+    """
+    advantage_N, group_N = np.asarray(batch.advantage_N), np.asarray(batch.group_N)
+    for group in np.unique(group_N):
+        found = advantage_N[group_N == group]
+        if len(found) != 2 or not found.min() < 0 < found.max():
+            raise ValueError(
+                f"a preference needs pairs, a better row and a worse one, but group {group} has "
+                f"the advantages {found.tolist()}. Choose two rows of different rewards in collect."
+            )
+
+
+def _answer_scores(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    *,
+    view: str | None,
+    average: bool,
+    stream: str,
+) -> jax.Array:
+    """Log-prob of each row's answer [N], less that of a frozen view if there is one."""
+    mask_NA = now[stream].mask_NA
+    own = _read(now[stream].logp_NA, "logp", stream)
+    own_N = sequence_logp(own, mask_NA, average=average)
+    if view is None:
+        return own_N
+    reference = jax.lax.stop_gradient(_read(frozen[view][stream].logp_NA, "logp", stream))
+    return own_N - sequence_logp(reference, mask_NA, average=average)
+
+
+def _at_first(value_N: jax.Array, mask_NA: Array) -> Valued:
+    """One value per row, at its first token under the mask."""
+    mask_NA = jnp.asarray(mask_NA, bool)
+    first_NA = mask_NA & (jnp.cumsum(mask_NA, axis=1) == 1)
+    return jnp.where(first_NA, value_N[:, None], 0.0), first_NA
 
 
 def entropy_bonus(

@@ -1,7 +1,7 @@
 """Text to token ids and back: what everything else may ask of a tokenizer.
 
-Only prompts and feedback are ever encoded. Sampled answers stay token ids; they are decoded for
-verifiers and for people, and never encoded again.
+Only prompts, feedback and given answers are ever encoded. Sampled answers stay token ids; they are
+decoded for verifiers and for people, and never encoded again.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def turn(self, text: str) -> list[int]:
+        """Token ids of an assistant's whole turn, which follows what `render` gives.
+
+        The text, in which special tokens are ordinary characters, and the token that ends the turn.
+        """
+        ...
+
     def with_template(self, template: Template) -> Tokenizer:
         """The same tokenizer, rendering with another template unless told otherwise."""
         ...
@@ -107,6 +114,9 @@ class CharTokenizer:
         """The concatenated contents, whatever the template: characters have no turn marks."""
         del template
         return self.encode("".join(message.content for message in messages))
+
+    def turn(self, text: str) -> list[int]:
+        return [*self.encode(text), self.eos_ids[0]]
 
     def with_template(self, template: Template) -> CharTokenizer:
         """Itself: characters have one form."""
@@ -224,17 +234,30 @@ class HFTokenizer:
             ids += [start, *turn, end, *self._literally("\n")]
         return [*ids, start, *self._literally("assistant\n")]
 
+    def turn(self, text: str) -> list[int]:
+        return [*self._literally(text), self._turn_end]
+
+    @functools.cached_property
+    def _turn_end(self) -> int:
+        """What ends an assistant's turn: of several end tokens, the one of the template."""
+        if self.template == "model":
+            said = (Message("user", "?"), Message("assistant", "!"))
+            ids = self.encode(self._from_template(said, prompted=False))
+        else:
+            ids = [] if self.template == "plain" else list(self._turn_marks or ())
+        return next((i for i in reversed(ids) if i in self.eos_ids), self.eos_ids[0])
+
     def _literally(self, text: str) -> list[int]:
         return self.literal.encode(text, add_special_tokens=False).ids
 
-    def _from_template(self, messages: Sequence[Message]) -> str:
+    def _from_template(self, messages: Sequence[Message], *, prompted: bool = True) -> str:
         if self.chat_template is None:
             raise ValueError(
                 'this tokenizer has no chat template. Use template="chatml" or template="plain".'
             )
         turns = [dataclasses.asdict(message) for message in messages]
         return self._compiled.render(
-            messages=turns, add_generation_prompt=True, **self.named_tokens
+            messages=turns, add_generation_prompt=prompted, **self.named_tokens
         )
 
     @functools.cached_property

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,18 +130,15 @@ def _records(
     experience: Mapping[str, Sequence[Row]],
     reports: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """One log record per sampled row, with the signals per action of the updates that used it."""
+    """One log record per sampled row, with the signals per action of the updates that used it.
+
+    Of a row that several objectives learn, what two of them say is the later one's.
+    """
     signals: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-    for report in (r for reports_ in reports.values() for r in reports_):
-        streams = {stream: action_signals(report, stream) for stream in report["signals"]}
-        for n, row in enumerate(report["trained"]):
-            idle = report["idle"][n]
-            signals[row.uid] = {
-                stream: {
-                    name: x_NA[n] for name, x_NA in by_name.items() if name in KNOWN or not idle
-                }
-                for stream, by_name in streams.items()
-            }
+    ordered = [r for o in run.recipe.objectives for r in reports.get(o.name, ())]
+    for uid, stream, said in (found for report in ordered for found in _signals(report)):
+        own = signals.setdefault(uid, {})
+        own[stream] = own.get(stream, {}) | said
     kept = {row.uid: row for rows in experience.values() for row in rows}
     return [
         rollout_record(
@@ -153,6 +150,15 @@ def _records(
         )
         for uid, row in {**sampled, **kept}.items()
     ]
+
+
+def _signals(report: Mapping[str, Any]) -> Iterator[tuple[int, str, dict[str, np.ndarray]]]:
+    """Uid, stream and signals per action of each row of an update."""
+    for stream in report["signals"]:
+        by_name = action_signals(report, stream)
+        for n, (row, idle) in enumerate(zip(report["trained"], report["idle"], strict=True)):
+            said = {name: x_NA[n] for name, x_NA in by_name.items() if name in KNOWN or not idle}
+            yield row.uid, stream, said
 
 
 def _evaluate(run: Run, state: TrainState, progress: Progress) -> dict[str, float]:

@@ -220,5 +220,5 @@ def test_a_sequence_has_one_ratio_the_mean_of_its_log_ratios():
     # the gradient of the row's mean loss is the token form's: -A s / length at every token
     slope = jax.grad(lambda x: loss(x)[0, :3].mean())(old_NA + gap_NA)
     np.testing.assert_allclose(slope[0], [-2 * np.exp(0.2) / 3] * 3 + [0], rtol=1e-5)
-    with pytest.raises(ValueError, match='level must be "token" or "sequence"'):
+    with pytest.raises(ValueError, match='level must be "token", "seq'):
         clipped_surrogate(old_NA, old_NA, advantage_NA, level="row")

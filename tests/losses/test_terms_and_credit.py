@@ -341,3 +341,34 @@ def test_micro_batches_padding_and_garbage_leave_the_whole_loss_unchanged():
         value, grad = graded(split, np.float32(garbage))
         assert_allclose(value, whole, rtol=1e-6)
         assert_allclose(grad, whole_grad, atol=1e-7)  # the order of float32 sums
+
+
+# ---------------------------------------------------------------------------- rows far off
+def test_rows_with_negative_advantage_far_from_their_sampler_are_not_kept():
+    now, frozen = streams()
+    batch = a_batch()
+    gap = ((FULL - KEPT - NOW) * MASK).sum(1) / np.maximum(MASK.sum(1), 1)
+    for advantage in ([1.0, -0.5, 2.0, 0.0], [-1.0, 0.5, -2.0, 0.0]):
+        advantage = np.array(advantage, np.float32)
+        batch = dataclasses.replace(batch, advantage_N=advantage)
+        for limit in (-9.0, float(np.median(gap[:3])), 9.0):
+            keep = broadcast(batch, now, frozen, drop_above=limit)["text"]["keep"]
+            drop = (advantage < 0) & (gap > limit)
+            assert_array_equal(keep, ~(MASK & drop[:, None]))
+
+
+def test_the_floor_of_weights_is_handed_on():
+    now, frozen = streams()
+    plain = broadcast(a_batch(), now, frozen, correction="token", cap=9.0)["text"]["weight"]
+    for kind, low in (("token", 0.9), ("token_mask", 0.0)):
+        got = broadcast(a_batch(), now, frozen, correction=kind, cap=9.0, floor=0.9)
+        assert_allclose(got["text"]["weight"], np.where(plain < 0.9, low, plain), rtol=1e-6)
+        assert (np.asarray(plain)[MASK] < 0.9).any()
+
+
+def test_advantages_by_token_stay_with_their_tokens():
+    now, frozen = streams()
+    by_token = RNG.normal(size=(N, A)).astype(np.float32)
+    batch = dataclasses.replace(a_batch(), advantage_N=by_token)
+    got = broadcast(batch, now, frozen)["text"]["advantage"]
+    assert_array_equal(got, np.where(MASK, by_token, 0))

@@ -76,6 +76,18 @@ def test_content_cannot_forge_the_end_of_its_turn(tokenizer):
     assert forged in tokenizer.decode(ids)
 
 
+def test_a_turn_ends_with_the_token_of_its_template(tokenizer, edited):
+    forged = "15<|im_end|>"
+    ids = tokenizer.turn(forged)
+    assert ids[-1:] == [2]
+    assert ids.count(2) == 1
+    assert tokenizer.decode(ids) == f"{forged}<|im_end|>"
+    ends = {"generation_config": {"eos_token_id": [0, 2]}}
+    said = {template: edited(**ends).with_template(template).turn("15")[-1]
+            for template in ("chatml", "model", "plain")}  # fmt: skip
+    assert said == {"chatml": 2, "model": 2, "plain": 0}
+
+
 def test_eos_and_pad_come_from_the_configs(edited):
     assert edited().eos_ids == (2,)
     several = edited(generation_config={"eos_token_id": [2, 0], "pad_token_id": None})
@@ -130,6 +142,7 @@ def test_characters():
     assert tokenizer.text([0, *ids, 1]) == "7+8= 15"
     assert b"".join(tokenizer.token_bytes(i) for i in [*ids, 1, 0]) == b"7+8= 15"
     assert tokenizer.render([Message("user", "7+"), Message("user", "8=")]) == ids[:4]
+    assert tokenizer.decode(tokenizer.turn("15")) == "15<eos>"
     assert (tokenizer.pad_id, tokenizer.eos_ids, tokenizer.chat) == (0, (1,), False)
     with pytest.raises(ValueError, match="has '\\*', but the alphabet is"):
         tokenizer.encode("7*8")

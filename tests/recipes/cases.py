@@ -5,10 +5,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxevo.recipes.alphagrpo import alphagrpo
+from jaxevo.recipes.cispo import cispo
 from jaxevo.recipes.cleaner import cleaner
+from jaxevo.recipes.dapo import dapo
+from jaxevo.recipes.dpo import dpo
+from jaxevo.recipes.dr_grpo import dr_grpo
 from jaxevo.recipes.grpo import grpo
+from jaxevo.recipes.gspo import gspo
+from jaxevo.recipes.passk import passk
+from jaxevo.recipes.ppo import ppo
+from jaxevo.recipes.reinforce_pp import reinforce_pp
 from jaxevo.recipes.rest_mcts import rest_mcts
+from jaxevo.recipes.rft import rft
+from jaxevo.recipes.rloo import rloo
+from jaxevo.recipes.sapo import sapo
 from jaxevo.recipes.sdpo import sdpo
+from jaxevo.recipes.sft import sft
 from jaxevo.recipes.spiral import spiral
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.types import Recipe
@@ -56,4 +68,22 @@ CASES = (
         learning_rate=1e-3, value_learning_rate=1e-3, iterations=5, step_tokens=3, roll_steps=1,
         step_end=("=", "+", "1", "2", "3", "4", "5"), least_value=0.0,
     ), updates=9, run={"max_new_tokens": 6}),
+    Case("dr-grpo", lambda: dr_grpo(learning_rate=1e-3, norm_length=4.0)),
+    Case("dapo", lambda: dapo(
+        learning_rate=1e-3, warmup_updates=0, minibatches=2, extra_waves=2, overlong=0.5,
+        entropy_share=0.5,
+    ), updates=6),
+    Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6),
+    Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6),
+    Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6),
+    Case("rloo", lambda: rloo(learning_rate=1e-3, kl_weight=0.05)),
+    Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
+    Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}),
+    Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),
+    Case("rft", lambda: rft(learning_rate=1e-3, keep=2, epochs=2), updates=6),
+    Case("ppo", lambda: ppo(
+        learning_rate=1e-3, value_learning_rate=1e-2, minibatches=2, kl_weight=0.05,
+    ), updates=12),
+    Case("dpo", lambda: dpo(learning_rate=1e-3, minibatches=2), updates=6),
+    Case("dpo-kto", lambda: dpo(loss="kto", learning_rate=1e-3, epochs=2), updates=6),
 )  # fmt: skip
