@@ -358,7 +358,7 @@ class Lab:
         """Scores each row's answer text with every verifier of the task source.
 
         The first verifier gives the reward (part `correct`) and the feedback text, those that the
-        source weighs give parts of their own names; all scores stand in `row.info["verdicts"]`.
+        source weighs give parts of their own names; `row.info["verdicts"]` has each `Verdict`.
         Under the control arm the reward is a coin's instead. Of a mixture, `info["tally"]` has the
         first verifier's score under the name of the problem's part.
         """
@@ -374,8 +374,7 @@ class Lab:
         if self._coin is not None:  # the control arm must not hear the truth in words either
             coin = self._coin(self.seed, row.uid)
             rewards, feedback = {"coin": coin.score}, coin.feedback
-        scores = {name: v.score for name, v in verdicts.items()}
-        info = {**row.info, "verdicts": scores, "status": first.status}
+        info = {**row.info, "verdicts": verdicts}
         if self.source.parts:
             part = row.task.info[PART]
             info["tally"] = {**info.get("tally", {}), part: first.score}

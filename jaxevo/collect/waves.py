@@ -13,7 +13,7 @@ from jaxevo.collect.table import by_group
 from jaxevo.rewards.integer import last_number
 from jaxevo.rewards.shaping import overlong_penalty
 from jaxevo.rewards.vote import agreement, majority
-from jaxevo.types import Row, TrainState
+from jaxevo.types import Bound, Row, TrainState
 
 
 def single_turn(
@@ -22,6 +22,22 @@ def single_turn(
     """P problems, G answers each, verified: the experience of one objective."""
     del state, memory
     return {objective: lab.attempt(lab.tasks())}
+
+
+def judged(
+    lab: Lab, state: TrainState, memory: Any, *, wave: Bound, judge: Bound
+) -> dict[str, list[Row]]:
+    """The rows of another wave, which a model judges too.
+
+    A control arm's coin stands for the verifiers alone: what the judge says is added to it.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      wave: a `Recipe.collect` with its options, such as `single_turn`.
+      judge: `(lab, rows) -> rows`, such as `judging.judge` with its options.
+    """
+    rows = wave(lab, state, memory)
+    return {objective: judge(lab, own) for objective, own in rows.items()}
 
 
 def undecided_groups(

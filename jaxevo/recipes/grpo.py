@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 from jaxevo.advantages import group_advantage, no_advantage
 from jaxevo.collect.curriculum import SuccessRates, by_success, needs_parts, remember_rates
-from jaxevo.collect.waves import single_turn
+from jaxevo.collect.judging import judge, judge_sizes
+from jaxevo.collect.waves import judged, single_turn
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.reduce import Reduction, reducer
 from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl
 from jaxevo.optimizers import adamw
-from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
+from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Recipe, Term, View, bind
 
 
 def grpo(
@@ -36,6 +36,8 @@ def grpo(
     epochs: int = 1,
     minibatches: int = 1,
     curriculum: float = 0.0,
+    judge_weight: float = 0.0,
+    judge_tokens: int = 1024,
 ) -> Recipe:
     """Samples a group of answers per problem and prefers those better than their group's mean.
 
@@ -67,6 +69,8 @@ def grpo(
       minibatches: updates per epoch; groups stay whole.
       curriculum: above 0, the parts of a mixture are asked in proportion to p (1 - p) plus this
         floor, p the part's success rate (usually 0.05); 0 keeps the mixture's own proportions.
+      judge_weight: what full marks by the start weights as a judge add to a reward; 0 for no judge.
+      judge_tokens: longest prompt of the judge; longer answers are shown without their beginning.
 
     References:
       arXiv 2402.03300, equations 3 and 4.
@@ -79,9 +83,10 @@ def grpo(
     ]
     views: tuple[View, ...] = ()
     params = [ParamSet("policy")]
+    if kl_weight or judge_weight:
+        params.append(ParamSet("reference"))
     if kl_weight:
         views = (View("reference", params="reference"),)
-        params.append(ParamSet("reference"))
         terms.append(Term("kl", bind(reference_kl, estimator=kl_estimator), kl_weight))
     if entropy_weight:
         terms.append(Term("entropy", bind(entropy_bonus), entropy_weight))
@@ -108,13 +113,16 @@ def grpo(
     )
     if curriculum < 0:
         raise ValueError(f"--curriculum is {curriculum}, but must be at least 0.")
-    recipe = Recipe("grpo", bind(single_turn), (objective,), params=tuple(params))
-    if not curriculum:
-        return recipe
-    return dataclasses.replace(
-        recipe,
-        collect=bind(by_success, floor=curriculum),
-        grow=bind(remember_rates),
-        memory=bind(SuccessRates),
-        needs=bind(needs_parts),
-    )
+    wave, rest = bind(single_turn), dict[str, Bound]()
+    if curriculum:
+        wave = bind(by_success, floor=curriculum)
+        rest |= {
+            "grow": bind(remember_rates),
+            "memory": bind(SuccessRates),
+            "needs": bind(needs_parts),
+        }
+    if judge_weight:
+        marks = bind(judge, params="reference", weight=judge_weight, prompt_tokens=judge_tokens)
+        wave = bind(judged, wave=wave, judge=marks)
+        rest["sizes"] = bind(judge_sizes, prompt_tokens=judge_tokens)
+    return Recipe("grpo", wave, (objective,), params=tuple(params), **rest)

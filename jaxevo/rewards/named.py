@@ -22,6 +22,7 @@ from jaxevo.rewards.choice import choice
 from jaxevo.rewards.custom import custom
 from jaxevo.rewards.exact import exact_match
 from jaxevo.rewards.form import boxed, characters, regex, tags, words
+from jaxevo.rewards.ifeval import ifeval, ifeval_loose
 from jaxevo.rewards.integer import last_integer, strict_integer
 from jaxevo.rewards.mathematics import EXTRA, PACKAGE, mathematics
 from jaxevo.rewards.numeric import numeric
@@ -34,6 +35,8 @@ VERIFIERS: Mapping[str, Verify] = {
     "boxed": boxed,
     "choice": choice,
     "exact_match": exact_match,
+    "ifeval": ifeval,
+    "ifeval_loose": ifeval_loose,
     "last_integer": last_integer,
     "math": mathematics,
     "numeric": numeric,

@@ -61,7 +61,7 @@ def item_records(task: str, result: Evaluation, tokenizer: Tokenizer) -> list[di
             "answer": result.texts[n // samples][n % samples],
             "finish": row.info.get("finish"),
             "tokens": row.sampled_tokens,
-            "scores": {name: float(s) for name, s in row.info["verdicts"].items()},
+            "scores": {name: float(v.score) for name, v in row.info["verdicts"].items()},
         }
         for n, row in enumerate(result.rows)
     ]

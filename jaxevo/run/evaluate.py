@@ -56,7 +56,7 @@ def evaluate(
     judged = [lab.verify(rows[:samples]) for rows in rows_PG]
     names = list(lab.source.verifiers)
     scores = {
-        name: np.array([[row.info["verdicts"][name] for row in rows] for rows in judged])
+        name: np.array([[row.info["verdicts"][name].score for row in rows] for rows in judged])
         for name in names
     }
     texts = [[lab.answer_text(row) for row in rows] for rows in judged]

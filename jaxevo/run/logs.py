@@ -1,9 +1,10 @@
 """What a run writes down: config.json, metrics.jsonl, rollouts.jsonl and TensorBoard scalars.
 
-Other trackers get the same metrics where they are asked for (`trackers.py`).
+Where verifiers disagree or fail there is an audit.jsonl too. Other trackers get the same metrics
+where they are asked for (`trackers.py`).
 
-Every line of the two JSONL files stands for itself, so that a run can be cut back to the round of
-its last checkpoint and go on: each round then appears exactly once.
+Every line of the JSONL files stands for itself, so that a run can be cut back to the round of its
+last checkpoint and go on: each round then appears exactly once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jaxevo.types import Actions, Row, Segment
 
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
+AUDIT = "audit.jsonl"  # made with its first line
 DECIMALS = 5
 
 
@@ -161,12 +163,16 @@ class RunLog:
     ) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths = {name: self.folder / name for name in (METRICS, ROLLOUTS)}
+        paths = {name: self.folder / name for name in (METRICS, ROLLOUTS, AUDIT)}
         if not append and any(p.exists() and p.stat().st_size for p in paths.values()):
             raise FileExistsError(
                 f"{self.folder} already holds a run; resume it (append=True) or name a new folder."
             )
-        self._files = {name: _open_at_line_end(path) for name, path in paths.items()}
+        self._files = {
+            name: _open_at_line_end(path)
+            for name, path in paths.items()
+            if name != AUDIT or path.exists()
+        }
         self._board: Any = None
         self._trackers = Trackers(trackers, self.folder)
 
@@ -215,6 +221,13 @@ class RunLog:
         """Writes one line per record of `rollout_record`; non-finite numbers become null."""
         self._write(ROLLOUTS, [_json_value(record) for record in records])
 
+    def write_audit(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes one line per record of `audit.audit_records`; no file is made for none."""
+        if records and AUDIT not in self._files:
+            self._files[AUDIT] = _open_at_line_end(self.folder / AUDIT)
+        if records:
+            self._write(AUDIT, [_json_value(record) for record in records])
+
     def offsets(self) -> dict[str, int]:
         """Where the files end, in bytes, once they are safely on disk: save it in a checkpoint."""
         for file in self._files.values():
@@ -227,13 +240,18 @@ class RunLog:
     def cut_back(self, offsets: Mapping[str, int]) -> None:
         """Forgets what was written after `offsets` were taken; TensorBoard hides those rounds too.
 
+        An audit file that was made afterwards is removed.
+
         Raises:
           ValueError: when a file is shorter than its offset, or the offset is not a line's end.
         """
-        for name, file in self._files.items():
-            _check_line_end(self.folder / name, offsets[name])
-            file.flush()
-            os.truncate(file.fileno(), offsets[name])
+        for name, offset in offsets.items():
+            _check_line_end(self.folder / name, offset)
+            self._files[name].flush()
+            os.truncate(self._files[name].fileno(), offset)
+        if AUDIT in self._files and AUDIT not in offsets:
+            self._files.pop(AUDIT).close()
+            (self.folder / AUDIT).unlink()
         rounds = [line["round"] for line in read_jsonl(self.folder / METRICS)]
         self._close_board()
         self._board = self._open_board(purge_step=rounds[-1] + 1 if rounds else 0)
@@ -278,7 +296,7 @@ def _last_line_end(file: BinaryIO, *, step: int = 1 << 16) -> int:
 
 
 def _check_line_end(path: Path, offset: int) -> None:
-    size = path.stat().st_size
+    size = path.stat().st_size if path.exists() else 0
     if not 0 <= offset <= size:
         raise ValueError(
             f"{path} has {size} bytes, but the checkpoint was taken at byte {offset}; "

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxevo.run.ahead import Ahead, gather_round
+from jaxevo.run.audit import audit_records
 from jaxevo.run.build import Run
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.console import Progress
@@ -65,7 +66,9 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
                     config["evaluation"].setdefault("before", scores)
                 phase = "first round" if index == 0 else "rounds"
                 with progress.phase(phase):
-                    state, memory, metrics, records = one_round(run, state, memory, ahead)
+                    state, memory, metrics, records = one_round(
+                        run, state, memory, ahead, audit=log.write_audit
+                    )
                 log.write_metrics(metrics | {f"eval/{n}": s for n, s in scores.items()})
                 log.write_rollouts(records)
                 progress.update(metrics)
@@ -90,12 +93,18 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
 
 
 def one_round(
-    run: Run, state: TrainState, memory: Any, ahead: Ahead | None = None
+    run: Run,
+    state: TrainState,
+    memory: Any,
+    ahead: Ahead | None = None,
+    *,
+    audit: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> tuple[TrainState, Any, dict[str, Any], list[dict[str, Any]]]:
     """One round and its log lines: state, memory, metrics, rollout records.
 
     ahead: gathers the next round meanwhile, and has gathered this one if it was begun; None for
     on-policy rounds.
+    audit: takes the records of answers that verifiers disagree on or cannot judge.
     """
     index, start = state.counters["round"], time.perf_counter()
     gathered = None if ahead is None else ahead.take()
@@ -120,14 +129,16 @@ def one_round(
         "seconds_rollout": sampling + lab.seconds["verify"],
         "seconds_update": seconds - waited,
     }
-    return state, memory, metrics, _records(run, index, lab.sampled, experience, reports)
+    rows = {**lab.sampled, **{row.uid: row for kept in experience.values() for row in kept}}
+    if audit is not None:
+        audit(audit_records(lab, rows.values(), round_index=index))
+    return state, memory, metrics, _records(run, index, rows.values(), reports)
 
 
 def _records(
     run: Run,
     index: int,
-    sampled: Mapping[int, Row],
-    experience: Mapping[str, Sequence[Row]],
+    rows: Iterable[Row],
     reports: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
     """One log record per sampled row, with the signals per action of the updates that used it.
@@ -139,16 +150,15 @@ def _records(
     for uid, stream, said in (found for report in ordered for found in _signals(report)):
         own = signals.setdefault(uid, {})
         own[stream] = own.get(stream, {}) | said
-    kept = {row.uid: row for rows in experience.values() for row in rows}
     return [
         rollout_record(
             row,
             round_index=index,
             tokenizer=run.bench.model.tokenizer,
-            trained=uid in signals,
-            signals=signals.get(uid),
+            trained=row.uid in signals,
+            signals=signals.get(row.uid),
         )
-        for uid, row in {**sampled, **kept}.items()
+        for row in rows
     ]
 
 

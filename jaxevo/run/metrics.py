@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxevo.types import Row, Segment
+from jaxevo.run.audit import disagree
+from jaxevo.types import Row, Segment, Verdict
 
 
 def round_metrics(
@@ -21,16 +22,18 @@ def round_metrics(
       round_index: of the round that learnt from them.
 
     Returns:
-      reward, reward/<part>, score/<verifier> (means over rows), tally/<name> (means over rows with
-      `info["tally"]`, counts by name); length (mean sampled tokens), tokens (each sampled token
-      once, also where forks share it), finished_share (rows that ended by themselves), error_share
-      (verifier errors), entropy (nats per sampled token, as the sampler saw it),
-      zero_variance_share (groups whose rewards are all equal), logp_mismatch (largest
-      |trainer - sampler| log-prob before the first update; without rounds ahead, as weights are
-      equal then), and of the updates: loss, loss/<term>, grad_norm (means), weights_age (rounds
-      between the weights that sampled a token and this round's, mean over what was learnt),
-      idle_share (rows that need no forward pass), padding_share (slots of the packed rows that held
-      no token); those of an objective that is not called "policy" begin with its name and a slash.
+      reward, reward/<part>, score/<verifier> (means over rows), error/<verifier> (share of rows
+      that it could not judge), error_share (of the first verifier), disagreement_share (rows that
+      one verifier passes and another does not), tally/<name> (means over rows with `info["tally"]`,
+      counts by name); length (mean sampled tokens), tokens (each sampled token once, also where
+      forks share it), finished_share (rows that ended by themselves), entropy (nats per sampled
+      token, as the sampler saw it), zero_variance_share (groups whose rewards are all equal),
+      logp_mismatch (largest |trainer - sampler| log-prob before the first update; without rounds
+      ahead, as weights are equal then), and of the updates: loss, loss/<term>, grad_norm (means),
+      weights_age (rounds between the weights that sampled a token and this round's, mean over what
+      was learnt), idle_share (rows that need no forward pass), padding_share (slots of the packed
+      rows that held no token); those of an objective that is not called "policy" begin with its
+      name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -41,13 +44,11 @@ def round_metrics(
         "tokens": float(sum(len(s.ids) for s in sampled)),
         "entropy": _mean(np.concatenate(entropies or [np.zeros(0)])),
         "finished_share": _mean([row.info.get("finish") != "length" for row in rows]),
-        "error_share": _mean([row.info.get("status") == "error" for row in judged]),
         "zero_variance_share": _zero_variance_share(judged),
     }
     for part in sorted({name for row in judged for name in row.rewards}):
         metrics[f"reward/{part}"] = _mean([r.rewards[part] for r in judged if part in r.rewards])
-    for name in sorted({n for row in judged for n in row.info.get("verdicts", {})}):
-        metrics[f"score/{name}"] = _mean([row.info["verdicts"][name] for row in judged])
+    metrics |= _of_verifiers([row.info["verdicts"] for row in judged if "verdicts" in row.info])
     tallies = [row.info["tally"] for row in rows if "tally" in row.info]
     for name in sorted({n for tally in tallies for n in tally}):
         metrics[f"tally/{name}"] = _mean([tally[name] for tally in tallies if name in tally])
@@ -65,6 +66,19 @@ def round_metrics(
     fresh = [r for r in rows if all(s.weights_version in (round_index, -1) for s in r.segments)]
     if fresh or not rows:
         metrics["logp_mismatch"] = _mismatch(fresh, reports)
+    return metrics
+
+
+def _of_verifiers(verdicts: Sequence[Mapping[str, Verdict]]) -> dict[str, float]:
+    first = [next(iter(by_name.values())) for by_name in verdicts]
+    metrics = {
+        "error_share": _mean([verdict.status == "error" for verdict in first]),
+        "disagreement_share": _mean([disagree(by_name) for by_name in verdicts]),
+    }
+    for name in sorted({name for by_name in verdicts for name in by_name}):
+        own = [by_name[name] for by_name in verdicts if name in by_name]
+        metrics[f"score/{name}"] = _mean([verdict.score for verdict in own])
+        metrics[f"error/{name}"] = _mean([verdict.status == "error" for verdict in own])
     return metrics
 
 

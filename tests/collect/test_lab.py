@@ -113,7 +113,9 @@ def test_verify_gives_reward_feedback_and_all_verdicts(bench):
     good, bad = lab.verify([right, wrong])
     assert good.rewards == {"correct": 1.0}
     assert good.feedback == ""
-    assert good.info["verdicts"] == {"last_integer": 1.0, "strict_integer": 1.0}
+    passed = Verdict("pass", 1.0)
+    assert good.info["verdicts"] == {"last_integer": passed, "strict_integer": passed}
+    assert bad.info["verdicts"]["last_integer"] == Verdict("fail", 0.0, bad.feedback)
     assert bad.reward == 0.0
     assert row.task.answer in bad.feedback
 
@@ -127,9 +129,9 @@ def test_weighed_verifiers_add_parts_to_the_reward(bench):
     lab = new_lab(dataclasses.replace(bench, source=source))
     for row in lab.verify(lab.sample(lab.tasks())):
         score = 1.0 if lab.answer_text(row).startswith("2") else 0.25
-        correct = row.info["verdicts"]["last_integer"]
+        correct = row.info["verdicts"]["last_integer"].score
         assert row.rewards == {"correct": correct, "starts_with_2": -0.5 * score}
-        assert row.info["verdicts"]["starts_with_2"] == score
+        assert row.info["verdicts"]["starts_with_2"].score == score
 
 
 def test_an_attempt_is_a_sample_that_was_verified_meanwhile(bench):

@@ -47,6 +47,7 @@ CASES = (
     ), updates=12),
     Case("grpo-curriculum", lambda: grpo(learning_rate=1e-3, curriculum=0.01),
          run={"task": "mix:add1,sub1,mul1"}),
+    Case("grpo-judged", lambda: grpo(learning_rate=1e-3, judge_weight=0.5, judge_tokens=16)),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),

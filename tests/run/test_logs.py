@@ -197,6 +197,32 @@ def test_a_resumed_run_has_each_round_once(tmp_path):
     assert scalars(tmp_path) == [("reward", 0, 0.0), ("reward", 1, 0.25), ("reward", 2, 0.5)]
 
 
+def test_an_audit_file_is_made_with_its_first_line_and_cut_back_with_the_others(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    with RunLog(tmp_path) as log:
+        log.write_audit([])
+        write_round(log, 0, 0.0)
+        nothing = log.offsets()
+        assert not path.exists()
+        log.write_audit([{"round": 1, "uid": 7}])
+        one = log.offsets()
+        log.write_audit([{"round": 2, "uid": 8}, {"round": 2, "uid": 9}])
+    with path.open("ab") as file:
+        file.write(b'{"round": 3, "ui')  # killed in the middle of a line
+    with RunLog(tmp_path, append=True) as log:
+        assert [line["uid"] for line in read_jsonl(path)] == [7, 8, 9]
+        log.cut_back(one)
+        log.write_audit([{"round": 2, "uid": 10}])
+        assert [line["uid"] for line in read_jsonl(path)] == [7, 10]
+        log.cut_back(nothing)
+        assert not path.exists()
+        log.write_audit([{"round": 1, "uid": 11}])
+    assert [line["uid"] for line in read_jsonl(path)] == [11]
+    path.unlink()
+    with RunLog(tmp_path, append=True) as log, pytest.raises(ValueError, match="has 0 bytes"):
+        log.cut_back(one)
+
+
 def test_a_running_log_can_be_cut_back_to_nothing(tmp_path):
     with RunLog(tmp_path) as log:
         start = log.offsets()
