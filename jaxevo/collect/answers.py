@@ -58,7 +58,7 @@ def right_answers(
     state: TrainState,
     memory: Any,
     *,
-    keep: int,
+    most: int,
     distinct: bool,
     least_reward: float,
     objective: str = "policy",
@@ -67,7 +67,7 @@ def right_answers(
 
     Args:
       lab, state, memory: as for every `Recipe.collect`.
-      keep: most answers of a problem, 0 for all.
+      most: answers of a problem that are learnt at most, 0 for all.
       distinct: whether of equal texts only the first is kept.
       least_reward: of an answer that is right.
       objective: learns the rows.
@@ -76,7 +76,7 @@ def right_answers(
     rows = lab.attempt(lab.tasks())
     right = [row for row in rows if row.reward >= least_reward]
     groups = by_group(_first_of_each_text(lab, right) if distinct else right).values()
-    return {objective: [row for group in groups for row in group[: keep or None]]}
+    return {objective: [row for group in groups for row in group[: most or None]]}
 
 
 def _first_of_each_text(lab: Lab, rows: Sequence[Row]) -> list[Row]:
@@ -157,9 +157,11 @@ def answers_sizes(
     """Room for at most `most` answers to each of P problems, 0 for all G.
 
     Raises:
-      ValueError: for fewer than `least` answers per problem.
+      ValueError: for fewer than `least` answers per problem, or for `most` below 0.
     """
     del tokenizer
+    if most < 0:
+        raise ValueError(f"most={most} must be at least 0, which keeps all answers.")
     if rollout.samples < least:
         raise ValueError(
             f"--samples is {rollout.samples}, but answers are compared: {least} or more."

@@ -8,7 +8,7 @@ from jaxevo.advantages import leave_one_out_advantage
 from jaxevo.collect.answers import answers_sizes, best_and_worst
 from jaxevo.losses import preference as losses
 from jaxevo.losses.credit import broadcast
-from jaxevo.losses.reduce import reducer
+from jaxevo.losses.reduce import reducer, refuse_not_positive
 from jaxevo.losses.terms import answer_preference, pair_preference, refuse_unpaired
 from jaxevo.optimizers import adamw
 from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
@@ -52,6 +52,7 @@ def dpo(
     if gamma is not None and loss != "simpo":
         raise ValueError(f'gamma={gamma} is the margin of loss="simpo", but loss is {loss!r}.')
     beta = (2.0 if loss == "simpo" else 0.1) if beta is None else beta
+    refuse_not_positive("beta", beta)
     means = {"average": True}
     fn = {
         "dpo": bind(pair_preference, loss=bind(losses.direct_preference, beta=beta)),

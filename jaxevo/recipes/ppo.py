@@ -8,7 +8,7 @@ from jaxevo.advantages import return_target, temporal_advantage
 from jaxevo.collect.answers import valued_answers
 from jaxevo.heads import with_value_head
 from jaxevo.losses.credit import broadcast, refuse_uncorrectable
-from jaxevo.losses.reduce import Reduction, reducer
+from jaxevo.losses.reduce import Reduction, reducer, refuse_not_positive
 from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl, value_regression
 from jaxevo.optimizers import adamw
 from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
@@ -59,6 +59,11 @@ def ppo(
     References:
       arXiv 1707.06347, equations 7 and 9; arXiv 1506.02438, equation 16.
     """
+    for name, share in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share} must lie in [0, 1].")
+    if value_clip is not None:
+        refuse_not_positive("value_clip", value_clip)
     parts: dict[str, Any] = {
         "credit": bind(broadcast),
         "reduce": reducer(reduction, length=norm_length),

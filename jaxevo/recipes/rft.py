@@ -13,7 +13,7 @@ from jaxevo.types import Minibatch, Objective, Recipe, Term, bind
 
 def rft(
     *,
-    keep: int = 4,
+    most: int = 4,
     distinct: bool = True,
     least_reward: float = 1.0,
     learning_rate: float = 1e-5,
@@ -33,7 +33,7 @@ def rft(
     supervised model; answers are distinct by text, not by their list of equations.
 
     Args:
-      keep: most answers of a problem that are learnt, the first of those sampled; 0 for all.
+      most: answers of a problem that are learnt at most, the first sampled; 0 for all.
       distinct: whether of answers of equal text only the first is learnt.
       least_reward: least reward of an answer that is learnt; a verifier that passes gives 1.
       learning_rate: AdamW step size per update.
@@ -65,5 +65,5 @@ def rft(
         minibatch=Minibatch(by="groups", count=minibatches),
         weighs_stale=True,  # an answer that is right is right whoever gave it
     )
-    collect = bind(right_answers, keep=keep, distinct=distinct, least_reward=least_reward)
-    return Recipe("rft", collect, (objective,), sizes=bind(answers_sizes, most=keep))
+    collect = bind(right_answers, most=most, distinct=distinct, least_reward=least_reward)
+    return Recipe("rft", collect, (objective,), sizes=bind(answers_sizes, most=most))

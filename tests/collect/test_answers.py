@@ -85,7 +85,7 @@ def test_right_answers_are_kept_once_and_not_too_many_of_a_problem(bench):
 
     def kept(**options):
         lab = new_lab(bench)
-        options = {"keep": 0, "distinct": False, "least_reward": 1.0, **options}
+        options = {"most": 0, "distinct": False, "least_reward": 1.0, **options}
         rows = right_answers(lab, None, None, **options)["policy"]
         texts = [(row.group, lab.answer_text(row)) for row in rows]
         return lab, rows, texts
@@ -97,7 +97,7 @@ def test_right_answers_are_kept_once_and_not_too_many_of_a_problem(bench):
     assert len(half) > len(right)
     _, _, texts_once = kept(distinct=True, least_reward=0.0)
     assert len(set(texts_once)) == len(texts_once) < 24
-    _, two, texts_two = kept(keep=2)
+    _, two, texts_two = kept(most=2)
     by_group = {g: [t for t in texts if t[0] == g] for g, _ in texts}
     assert texts_two == [t for ts in by_group.values() for t in ts[:2]]
     assert len(two) < len(right)
@@ -160,6 +160,8 @@ def test_sizes_make_room_for_what_is_kept(bench):
     assert two == Size(rows=8, answer=3, group=2, slots=10 + 2 * 2)
     with pytest.raises(ValueError, match="--samples is 6, but answers are compared: 7 or more"):
         answers_sizes(rollout, 10, None, most=0, least=7)
+    with pytest.raises(ValueError, match="most=-1 must be at least 0"):
+        answers_sizes(rollout, 10, None, most=-1)
     assert answers_sizes(rollout, 10, None, most=0) == answers_sizes(rollout, 10, None, most=9)
 
 

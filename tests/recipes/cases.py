@@ -81,7 +81,7 @@ CASES = (
     Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
     Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}),
     Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("rft", lambda: rft(learning_rate=1e-3, keep=2, epochs=2), updates=6),
+    Case("rft", lambda: rft(learning_rate=1e-3, most=2, epochs=2), updates=6),
     Case("ppo", lambda: ppo(
         learning_rate=1e-3, value_learning_rate=1e-2, minibatches=2, kl_weight=0.05,
     ), updates=12),

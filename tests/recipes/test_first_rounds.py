@@ -48,6 +48,19 @@ def test_without_a_reference_means_of_log_probs_are_compared(options, start, dri
     assert metrics["loss"] == pytest.approx(np.mean(np.log1p(np.exp(-logit))), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("make", "options", "says"),
+    [
+        (dpo, {"beta": 0.0}, "beta=0.0 must be positive"),
+        (ppo, {"gae_lambda": 1.5}, "gae_lambda=1.5 must lie in"),
+        (ppo, {"value_clip": 0.0}, "value_clip=0.0 must be positive"),
+    ],
+)
+def test_options_outside_their_ranges_are_refused_when_built(make, options, says):
+    with pytest.raises(ValueError, match=says):
+        make(**options)
+
+
 def test_options_of_another_loss_are_refused():
     with pytest.raises(ValueError, match=r'gamma=1\.0 is the margin of loss="simpo"'):
         dpo(loss="ipo", gamma=1.0)
