@@ -1,12 +1,12 @@
-"""What objectives of one policy on its own answers have in common."""
+"""What objectives of one policy have in common: on its own answers by reward, and by imitation."""
 
 from __future__ import annotations
 
-from jaxevo.advantages import no_advantage
+from jaxevo.advantages import no_advantage, zero_advantage
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.kl import Estimator
-from jaxevo.losses.terms import reference_kl
-from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Term, View, bind
+from jaxevo.losses.terms import entropy_bonus, imitation, reference_kl
+from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Source, Term, View, bind
 
 
 def policy_objective(
@@ -17,19 +17,21 @@ def policy_objective(
     optimizer: Bound,
     kl_weight: float = 0.0,
     kl_estimator: Estimator = "k3",
+    entropy_weight: float = 0.0,
     correction: Correction = "none",
     correction_cap: float = 2.0,
     truncation: Truncation = "correct",
     epochs: int = 1,
     minibatches: int = 1,
 ) -> Objective:
-    """One policy term, and a KL to the frozen start weights where it has a weight.
+    """One policy term; a KL to the frozen start weights and an entropy bonus if they have weights.
 
     Args:
       advantage, reduce, optimizer: as in `Objective`.
       surrogate: the policy's `Term.fn`, which is 0 where the advantage is.
       kl_weight: coefficient of the KL term; 0 drops it, and the reference set with it.
       kl_estimator: see `kl_penalty`.
+      entropy_weight: coefficient of the entropy bonus in nats per token.
       correction, correction_cap, truncation: see `broadcast`.
       epochs: passes over each round's rows. minibatches: updates per epoch; groups stay whole.
     """
@@ -37,6 +39,8 @@ def policy_objective(
     if kl_weight:
         terms += (Term("kl", bind(reference_kl, estimator=kl_estimator), kl_weight),)
         views = (View("reference", params="reference"),)
+    if entropy_weight:
+        terms += (Term("entropy", bind(entropy_bonus), entropy_weight),)
     return Objective(
         name="policy",
         advantage=advantage,
@@ -47,9 +51,38 @@ def policy_objective(
         views=views,
         epochs=epochs,
         minibatch=Minibatch(by="groups", count=minibatches),
-        idle=None if kl_weight else bind(no_advantage),
+        # Rows of advantage 0 add nothing but tokens to divide by.
+        idle=None if kl_weight or entropy_weight else bind(no_advantage),
         weighs_stale=correction != "none",
         check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
+    )
+
+
+def imitation_objective(
+    *,
+    reduce: Bound,
+    optimizer: Bound,
+    learns: tuple[Source, ...] = ("policy",),
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Objective:
+    """−log p of each token of these sources, whoever gave them and when.
+
+    Args:
+      reduce, optimizer, learns: as in `Objective`.
+      epochs: passes over each round's rows. minibatches: updates per pass; groups stay whole.
+    """
+    return Objective(
+        name="policy",
+        advantage=bind(zero_advantage),
+        credit=bind(broadcast),
+        terms=(Term("imitation", bind(imitation)),),
+        reduce=reduce,
+        optimizer=optimizer,
+        epochs=epochs,
+        minibatch=Minibatch(by="groups", count=minibatches),
+        learns=learns,
+        weighs_stale=True,
     )
 
 

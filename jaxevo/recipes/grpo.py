@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxevo.advantages import group_advantage, no_advantage
+from jaxevo.advantages import group_advantage
 from jaxevo.collect.curriculum import SuccessRates, by_success, needs_parts, remember_rates
 from jaxevo.collect.judging import judge, judge_sizes
 from jaxevo.collect.waves import judged, single_turn
-from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
+from jaxevo.losses.credit import Correction, Truncation
 from jaxevo.losses.reduce import Reduction, reducer
-from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl
+from jaxevo.losses.terms import policy_gradient
+from jaxevo.objectives import parameter_sets, policy_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Recipe, Term, View, bind
+from jaxevo.types import Bound, ParamSet, Recipe, bind
 
 
 def grpo(
@@ -75,26 +76,13 @@ def grpo(
     References:
       arXiv 2402.03300, equations 3 and 4.
     """
-    terms = [
-        Term(
-            "policy",
-            bind(policy_gradient, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip),
-        )
-    ]
-    views: tuple[View, ...] = ()
-    params = [ParamSet("policy")]
-    if kl_weight or judge_weight:
-        params.append(ParamSet("reference"))
-    if kl_weight:
-        views = (View("reference", params="reference"),)
-        terms.append(Term("kl", bind(reference_kl, estimator=kl_estimator), kl_weight))
-    if entropy_weight:
-        terms.append(Term("entropy", bind(entropy_bonus), entropy_weight))
-    objective = Objective(
-        name="policy",
+    if curriculum < 0:
+        raise ValueError(f"--curriculum is {curriculum}, but must be at least 0.")
+    objective = policy_objective(
         advantage=bind(group_advantage, scale=scale),
-        credit=bind(broadcast, correction=correction, cap=correction_cap, truncation=truncation),
-        terms=tuple(terms),
+        surrogate=bind(
+            policy_gradient, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+        ),
         reduce=reducer(reduction, length=norm_length),
         optimizer=bind(
             adamw,
@@ -103,16 +91,16 @@ def grpo(
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
         ),
-        views=views,
+        kl_weight=kl_weight,
+        kl_estimator=kl_estimator,
+        entropy_weight=entropy_weight,
+        correction=correction,
+        correction_cap=correction_cap,
+        truncation=truncation,
         epochs=epochs,
-        minibatch=Minibatch(by="groups", count=minibatches),
-        # Groups whose rewards are all equal add nothing but tokens to divide by.
-        idle=None if kl_weight or entropy_weight else bind(no_advantage),
-        weighs_stale=correction != "none",
-        check=bind(refuse_uncorrectable, correction=correction, truncation=truncation),
+        minibatches=minibatches,
     )
-    if curriculum < 0:
-        raise ValueError(f"--curriculum is {curriculum}, but must be at least 0.")
+    params = parameter_sets(objective)
     wave, rest = bind(single_turn), dict[str, Bound]()
     if curriculum:
         wave = bind(by_success, floor=curriculum)
@@ -125,4 +113,5 @@ def grpo(
         marks = bind(judge, params="reference", weight=judge_weight, prompt_tokens=judge_tokens)
         wave = bind(judged, wave=wave, judge=marks)
         rest["sizes"] = bind(judge_sizes, prompt_tokens=judge_tokens)
-    return Recipe("grpo", wave, (objective,), params=tuple(params), **rest)
+        params = tuple(dict.fromkeys((*params, ParamSet("reference"))))
+    return Recipe("grpo", wave, (objective,), params=params, **rest)

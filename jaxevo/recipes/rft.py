@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from jaxevo.advantages import zero_advantage
 from jaxevo.collect.answers import answers_sizes, right_answers
-from jaxevo.losses.credit import broadcast
 from jaxevo.losses.reduce import Reduction, reducer
-from jaxevo.losses.terms import imitation
+from jaxevo.objectives import imitation_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Minibatch, Objective, Recipe, Term, bind
+from jaxevo.types import Recipe, bind
 
 
 def rft(
@@ -48,11 +46,7 @@ def rft(
     References:
       arXiv 2308.01825, section 3.3. The same loop over rounds: STaR, arXiv 2203.14465.
     """
-    objective = Objective(
-        name="policy",
-        advantage=bind(zero_advantage),
-        credit=bind(broadcast),
-        terms=(Term("imitation", bind(imitation)),),
+    objective = imitation_objective(
         reduce=reducer(reduction, length=norm_length),
         optimizer=bind(
             adamw,
@@ -62,8 +56,7 @@ def rft(
             max_grad_norm=max_grad_norm,
         ),
         epochs=epochs,
-        minibatch=Minibatch(by="groups", count=minibatches),
-        weighs_stale=True,  # an answer that is right is right whoever gave it
+        minibatches=minibatches,
     )
     collect = bind(right_answers, most=most, distinct=distinct, least_reward=least_reward)
     return Recipe("rft", collect, (objective,), sizes=bind(answers_sizes, most=most))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from jaxevo.advantages import zero_advantage
 from jaxevo.collect.answers import Overlong, answers_sizes, given_answers
-from jaxevo.losses.credit import broadcast
 from jaxevo.losses.reduce import Reduction, reducer
-from jaxevo.losses.terms import imitation
+from jaxevo.objectives import imitation_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Minibatch, Objective, Recipe, Term, bind
+from jaxevo.types import Recipe, bind
 
 
 def sft(
@@ -44,11 +42,7 @@ def sft(
     References:
       arXiv 2203.02155, section 3.5.
     """
-    objective = Objective(
-        name="policy",
-        advantage=bind(zero_advantage),
-        credit=bind(broadcast),
-        terms=(Term("imitation", bind(imitation)),),
+    objective = imitation_objective(
         reduce=reducer(reduction, length=norm_length),
         optimizer=bind(
             adamw,
@@ -58,9 +52,8 @@ def sft(
             max_grad_norm=max_grad_norm,
         ),
         epochs=epochs,
-        minibatch=Minibatch(by="groups", count=minibatches),
+        minibatches=minibatches,
         learns=("forced",),
-        weighs_stale=True,  # nothing is sampled
     )
     collect = bind(given_answers, overlong=overlong)
     return Recipe("sft", collect, (objective,), sizes=bind(answers_sizes, most=1))

@@ -26,6 +26,7 @@ from jaxevo.rewards.ifeval import ifeval, ifeval_loose
 from jaxevo.rewards.integer import last_integer, strict_integer
 from jaxevo.rewards.mathematics import EXTRA, PACKAGE, mathematics
 from jaxevo.rewards.numeric import numeric
+from jaxevo.rewards.overlap import chrf, token_f1
 from jaxevo.rewards.unit_tests import unit_tests
 from jaxevo.types import Task, Verdict
 
@@ -34,6 +35,7 @@ Verify: TypeAlias = Callable[[Task, str], Verdict]
 VERIFIERS: Mapping[str, Verify] = {
     "boxed": boxed,
     "choice": choice,
+    "chrf": chrf,
     "exact_match": exact_match,
     "ifeval": ifeval,
     "ifeval_loose": ifeval_loose,
@@ -41,6 +43,7 @@ VERIFIERS: Mapping[str, Verify] = {
     "math": mathematics,
     "numeric": numeric,
     "strict_integer": strict_integer,
+    "token_f1": token_f1,
     "unit_tests": unit_tests,
 }
 WITH_ARGUMENTS: Mapping[str, tuple[Callable[[str], Verify], str]] = {  # and an example

@@ -69,8 +69,8 @@ def load_task(name: str, *, seed: int = 0) -> TaskSource:
       have options of their own; a comma in one is written %2C.
 
     Options follow a `?`, as `data.jsonl?prompt=question&answer=target`; `%20` or `+` is a space,
-    `%26` is `&`. All but mixtures take `verifier=NAME`, which then gives the reward, and
-    `weight.NAME=0.1`, which adds a tenth of that verifier's score to it.
+    `%26` is `&`. All but mixtures take `verifier=NAME` (`jaxevo.rewards.named`), which
+    then gives the reward, and `weight.NAME=0.1`, which adds a tenth of that one's score to it.
 
     Args:
       name: as above.

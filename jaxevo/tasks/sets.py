@@ -57,7 +57,7 @@ def _ntrex(column: str, language: str) -> DataSet:
         licence="CC BY-SA 4.0",
         template=f"Translate into {language}. Reply with just the translation.\n{{en}}",
         answer=column,
-        verifiers=("exact_match",),
+        verifiers=("chrf",),
         together="en",
     )
 
@@ -160,7 +160,7 @@ SETS = {
         licence="CC BY-SA 4.0",
         template="{passage}\n\n{question} Answer with words of the passage only.",
         answer="answer",
-        verifiers=("exact_match",),
+        verifiers=("exact_match", "token_f1"),
         together="paragraph",
     ),
     "ntrex-de": _ntrex("de", "German"),
