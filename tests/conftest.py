@@ -58,20 +58,45 @@ class Record:
         self._path.write_text(json.dumps(self._found, indent=1) + "\n")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_mappings():
+def pytest_collection_modifyitems(items):
+    """A file's tests run in one process (`--dist loadgroup`), or those of one of its parameters.
+
+    A module names such a parameter in `GROUP_BY`; tests of one value then follow each other.
+    """
+    places = {}
+    for item in items:
+        own = getattr(item.module, "GROUP_BY", None)
+        value = item.callspec.params[own].name if own and hasattr(item, "callspec") else ""
+        group = f"{item.path} {value}".strip()
+        item.add_marker(pytest.mark.xdist_group(group))
+        places[item] = places.setdefault(group, len(places))
+    items.sort(key=places.get)
+
+
+@pytest.fixture(scope="session")
+def let_go():
     """Lets go of compiled programs before a process has too many of them.
 
     Each maps pages of its own, and Linux gives a process 65,530 mappings; behind the last one XLA
     ends with a segmentation fault.
     """
-    yield
-    maps = pathlib.Path("/proc/self/maps")
-    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
-        import jax
 
-        jax.clear_caches()
-        gc.collect()
+    def check():
+        maps = pathlib.Path("/proc/self/maps")
+        if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+            import jax
+
+            jax.clear_caches()
+            gc.collect()
+
+    return check
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings(let_go):
+    """See `let_go`."""
+    yield
+    let_go()
 
 
 @pytest.fixture(scope="module")

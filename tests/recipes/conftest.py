@@ -50,6 +50,13 @@ def _quick(quick_to_compile):
     pass
 
 
+@pytest.fixture(autouse=True)
+def few_mappings_after_each(let_go):
+    """A test here compiles many programs: see `let_go`."""
+    yield
+    let_go()
+
+
 @pytest.fixture(scope="session")
 def three_rounds(start, drive):
     """three_rounds(case) -> host copies of the states after the first and the last of three rounds,

@@ -14,6 +14,7 @@ from jaxevo.recipes import recipe_names
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.types import OWN
 
+GROUP_BY = "case"
 PARAMETERS = [  # `make check` drives the first case only
     pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n else [])
     for n, case in enumerate(CASES)
