@@ -58,6 +58,7 @@ class Record:
         self._path.write_text(json.dumps(self._found, indent=1) + "\n")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
 def pytest_collection_modifyitems(items):
     """A file's tests run in one process (`--dist loadgroup`), or those of one of its parameters.
 
