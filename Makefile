@@ -31,13 +31,13 @@ test: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak"
 
 check: $(VENV)/test
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak and not slow and not smollm2"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
 	$(BIN)/pytest -m soak --record experiments/bench/results/soak.json

@@ -58,22 +58,6 @@ class Record:
         self._path.write_text(json.dumps(self._found, indent=1) + "\n")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items):
-    """A file's tests run in one process (`--dist loadgroup`), or those of one of its parameters.
-
-    A module names such a parameter in `GROUP_BY`; tests of one value then follow each other.
-    """
-    places = {}
-    for item in items:
-        own = getattr(item.module, "GROUP_BY", None)
-        value = item.callspec.params[own].name if own and hasattr(item, "callspec") else ""
-        group = f"{item.path} {value}".strip()
-        item.add_marker(pytest.mark.xdist_group(group))
-        places[item] = places.setdefault(group, len(places))
-    items.sort(key=places.get)
-
-
 @pytest.fixture(scope="session")
 def let_go():
     """Lets go of compiled programs before a process has too many of them.

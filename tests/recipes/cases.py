@@ -30,13 +30,16 @@ from jaxevo.types import Recipe
 class Case:
     """A recipe under test: `make` binds its options, `run` changes those of the drive.
 
-    updates: how many updates its three rounds make, over all objectives.
+    updates: how many updates its three rounds make, over all objectives. brief: another case has
+    the same layout and terms of the same kind, so that it is driven for traces, resume and
+    log-probs alone.
     """
 
     name: str
     make: Callable[[], Recipe]
     updates: int = 3
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    brief: bool = False
 
 
 CASES = (
@@ -69,17 +72,17 @@ CASES = (
         learning_rate=1e-3, value_learning_rate=1e-3, iterations=5, step_tokens=3, roll_steps=1,
         step_end=("=", "+", "1", "2", "3", "4", "5"), least_value=0.0,
     ), updates=9, run={"max_new_tokens": 6}),
-    Case("dr-grpo", lambda: dr_grpo(learning_rate=1e-3, norm_length=4.0)),
+    Case("dr-grpo", lambda: dr_grpo(learning_rate=1e-3, norm_length=4.0), brief=True),
     Case("dapo", lambda: dapo(
         learning_rate=1e-3, warmup_updates=0, minibatches=2, extra_waves=2, overlong=0.5,
         entropy_share=0.5,
     ), updates=6),
-    Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("rloo", lambda: rloo(learning_rate=1e-3, kl_weight=0.05)),
+    Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
+    Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
+    Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
+    Case("rloo", lambda: rloo(learning_rate=1e-3, kl_weight=0.05), brief=True),
     Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
-    Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}),
+    Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}, brief=True),
     Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),
     Case("rft", lambda: rft(learning_rate=1e-3, most=2, epochs=2), updates=6),
     Case("ppo", lambda: ppo(

@@ -17,6 +17,17 @@ OPTIONS = RunOptions(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """All tests of a case follow each other, so that what it has compiled is still there."""
+    order, places = [case.name for case in CASES], {}
+    for n, item in enumerate(items):
+        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        driven = item.path.name == "test_drive.py" and case is not None
+        place = (places.setdefault("drive", n), order.index(case.name)) if driven else (n, 0)
+        places[item] = place
+    items.sort(key=places.get)
+
+
 @pytest.fixture(scope="session")
 def start(tiny_model):
     """start(case, **changes of the options) -> Run."""

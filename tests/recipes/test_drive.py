@@ -14,11 +14,11 @@ from jaxevo.recipes import recipe_names
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.types import OWN
 
-GROUP_BY = "case"
 PARAMETERS = [  # `make check` drives the first case only
     pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n else [])
     for n, case in enumerate(CASES)
 ]
+WHOLE = [p for p in PARAMETERS if not p.values[0].brief]
 
 
 def leaves(state):
@@ -93,13 +93,13 @@ def plain_round(three_rounds, case):
     return state, metrics[0], records[0]
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.parametrize("case", WHOLE)
 def test_two_devices_are_one(case, start, drive, three_rounds):
     two = first_round(drive, start(case, devices=2))
     assert_same_round(plain_round(three_rounds, case), two)
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.parametrize("case", WHOLE)
 def test_padding_and_micro_batches_change_nothing(case, start, drive, three_rounds):
     slots = start(case).bench.sampler.prompt_slots
     longer = first_round(drive, start(case, prompt_tokens=slots + 2, micro_batches=2))
@@ -120,7 +120,7 @@ def broken(params):
     return {**params, "final_norm": jax.device_put(values, norm.sharding)}
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.parametrize("case", WHOLE)
 def test_a_bad_gradient_changes_nothing_and_is_counted(case, start):
     run = start(case)
     lab = run.bench.lab(run.state.params, learner=run.learner)
