@@ -49,7 +49,7 @@ CASES = (
         epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
     ), updates=12),
     Case("grpo-curriculum", lambda: grpo(learning_rate=1e-3, curriculum=0.01),
-         run={"task": "mix:add1,sub1,mul1"}),
+         run={"task": "mix:add1,sub1,mul1"}, brief=True),
     Case("grpo-judged", lambda: grpo(learning_rate=1e-3, judge_weight=0.5, judge_tokens=16)),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
@@ -89,5 +89,5 @@ CASES = (
         learning_rate=1e-3, value_learning_rate=1e-2, minibatches=2, kl_weight=0.05,
     ), updates=12),
     Case("dpo", lambda: dpo(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("dpo-kto", lambda: dpo(loss="kto", learning_rate=1e-3, epochs=2), updates=6),
+    Case("dpo-kto", lambda: dpo(loss="kto", learning_rate=1e-3, epochs=2), updates=6, brief=True),
 )  # fmt: skip
