@@ -20,6 +20,8 @@ def policy_objective(
     entropy_weight: float = 0.0,
     correction: Correction = "none",
     correction_cap: float = 2.0,
+    correction_floor: float | None = None,
+    drop_above: float | None = None,
     truncation: Truncation = "correct",
     epochs: int = 1,
     minibatches: int = 1,
@@ -32,7 +34,7 @@ def policy_objective(
       kl_weight: coefficient of the KL term; 0 drops it, and the reference set with it.
       kl_estimator: see `kl_penalty`.
       entropy_weight: coefficient of the entropy bonus in nats per token.
-      correction, correction_cap, truncation: see `broadcast`.
+      correction, correction_cap, correction_floor, drop_above, truncation: see `broadcast`.
       epochs: passes over each round's rows. minibatches: updates per epoch; groups stay whole.
     """
     terms, views = (Term("policy", surrogate),), ()
@@ -44,7 +46,14 @@ def policy_objective(
     return Objective(
         name="policy",
         advantage=advantage,
-        credit=bind(broadcast, correction=correction, cap=correction_cap, truncation=truncation),
+        credit=bind(
+            broadcast,
+            correction=correction,
+            cap=correction_cap,
+            floor=correction_floor,
+            drop_above=drop_above,
+            truncation=truncation,
+        ),
         terms=terms,
         reduce=reduce,
         optimizer=optimizer,

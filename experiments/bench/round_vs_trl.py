@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     setting, tried = {"rows": args.trl_rows, "threads": args.trl_threads}, []
     if None in setting.values():
         tried = _try(python, args, sizes)
-        best = min(tried, key=lambda trial: trial["seconds"])
+        best = _fastest(tried)
         setting = {name: best[name] for name in setting}
     turns = [1] + [args.turn] * args.repeats
     prompts = _prompts(sum(turns), sizes)
@@ -106,20 +106,39 @@ def _by_turn(rounds: Sequence[Mapping[str, Any]], turn: int) -> list[float]:
 def _try(
     python: Path, args: argparse.Namespace, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One timed round of every TRL setting: all micro-batches, then the best one's threads."""
+    """One timed round of every TRL setting: all micro-batches, then the best one's threads.
+
+    A setting that fails, as one that asks for more memory than there is, is recorded as such.
+    """
     prompts = _prompts(2, options)
     sizes = [args.trl_rows] if args.trl_rows else [64, 16, 8]
     threads = [args.trl_threads] if args.trl_threads else [2, 1]
 
     def trial(rows: int, thread_count: int) -> dict[str, Any]:
-        out = _trl(python, prompts, rows=rows, threads=thread_count).result()
-        say(f"TRL, {rows} rows, {thread_count} threads", out)
-        seconds = round(out["rounds"][1]["seconds"], 2)
-        return {"rows": rows, "threads": thread_count, "seconds": seconds}
+        name, setting = f"TRL, {rows} rows", {"rows": rows, "threads": thread_count}
+        try:
+            out = _trl(python, prompts, **setting).result()
+        except RuntimeError as fault:
+            print(f"{name}: left out, {fault}", file=sys.stderr)
+            return {**setting, "seconds": None}
+        say(f"{name}, {thread_count} threads", out)
+        return {**setting, "seconds": round(out["rounds"][1]["seconds"], 2)}
 
     tried = [trial(rows, threads[0]) for rows in sizes]
-    fastest = min(tried, key=lambda t: t["seconds"])["rows"]
+    fastest = _fastest(tried)["rows"]
     return tried + [trial(fastest, count) for count in threads[1:]]
+
+
+def _fastest(tried: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the settings that came to an end.
+
+    Raises:
+      RuntimeError: for none.
+    """
+    ended = [trial for trial in tried if trial["seconds"] is not None]
+    if not ended:
+        raise RuntimeError("TRL failed under every setting; what it said stands above.")
+    return min(ended, key=lambda trial: trial["seconds"])
 
 
 def _prompts(rounds: int, options: Mapping[str, Any]) -> dict[str, Any]:

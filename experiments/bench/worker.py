@@ -50,9 +50,9 @@ def run(options: dict[str, Any], rounds: int, *, paced: bool, prompts_only: bool
     with tempfile.TemporaryDirectory(prefix="jaxevo-bench-") as folder:
         task = "add1"
         if tokens := options["question_tokens"]:
-            task = str(Path(folder) / "sums.jsonl")
-            count = rounds * options["prompts"]
-            Path(task).write_text(long_problems(model.tokenizer, count, tokens))
+            path, count = Path(folder) / "sums.jsonl", rounds * options["prompts"]
+            path.write_text(long_problems(model.tokenizer, count, tokens))
+            task = f"{path}?verifier=last_integer"  # as of bare sums, and of the other side
         recipe = grpo(learning_rate=options["learning_rate"])
         (objective,) = recipe.objectives
         every_row = dataclasses.replace(objective, idle=None)  # as the other side has it

@@ -156,8 +156,7 @@ class Lab:
         """
         samples = self.config.samples if samples is None else samples
         rows = self.asked(tasks, samples=samples, role=role)
-        prompts = [row.prompt_ids for row in rows[::samples]]
-        return self._continue(rows, prompts, samples, params, new_tokens, stop, keep=keep)
+        return self._continue(rows, samples, params, new_tokens, stop, keep=keep)
 
     def attempt(
         self, tasks: Sequence[Task], *, params: str = "policy", role: str = "policy"
@@ -165,14 +164,13 @@ class Lab:
         """`verify(sample(tasks))`, each row verified on a thread while others are being sampled."""
         samples = self.config.samples
         rows = self.asked(tasks, samples=samples, role=role)
-        prompts = [row.prompt_ids for row in rows[::samples]]
         judged: dict[int, Future[Row]] = {}
         with ThreadPoolExecutor(VERIFIERS) as pool:
 
             def ended(out: Samples, n: int) -> None:
                 judged[n] = pool.submit(self._judge, self._grow_row(rows[n], out, n))
 
-            self._continue(rows, prompts, samples, params, None, None, keep=False, ended=ended)
+            self._continue(rows, samples, params, None, None, keep=False, ended=ended)
             with self._timed("verify"):
                 return self.record([judged[n].result() for n in range(len(rows))])
 
@@ -226,13 +224,11 @@ class Lab:
         for row, (source, ids) in zip(rows, injected, strict=True):
             new = (Segment(np.asarray(ids, np.int32), source),) if len(ids) else ()
             longer.append(dataclasses.replace(row, segments=row.segments + new))
-        prompts = [np.concatenate([s.ids for s in row.segments]) for row in longer]
-        return self._continue(longer, prompts, 1, params, new_tokens, stop, keep=keep)
+        return self._continue(longer, 1, params, new_tokens, stop, keep=keep)
 
     def _continue(
         self,
         rows: Sequence[Row],
-        prompts: Sequence[np.ndarray],
         samples: int,
         params: str,
         new_tokens: int | Sequence[int] | None,
@@ -241,6 +237,7 @@ class Lab:
         keep: bool,
         ended: Callable[[Samples, int], None] | None = None,
     ) -> list[Row]:
+        """The rows after another answer; `samples` rows in a row begin alike and are read once."""
         config = self.config
         sampling = config.sampling if stop is None else config.sampling.with_stop(stop)
         asked = config.new_tokens if new_tokens is None else new_tokens
@@ -251,7 +248,7 @@ class Lab:
                 self._kept[params] = self._conversations()
             out = self._sample_fn(
                 weights,
-                prompts,
+                [np.concatenate([s.ids for s in row.segments]) for row in rows[::samples]],
                 key=self.key,
                 uids=[row.uid for row in rows],
                 samples=samples,

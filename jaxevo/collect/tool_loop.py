@@ -9,13 +9,14 @@ the failed one in the checkpoint, and neither error nor failure is left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxevo.collect.edits import Marks, Turn, call_text, last_turn, repair_kind, splice
 from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.waves import with_overlong
 from jaxevo.envs.calculator import Tool
-from jaxevo.rewards.shaping import overlong_penalty, signed
+from jaxevo.rewards.shaping import signed
 from jaxevo.types import Message, Row, Size, Sizes, Source, Task, TrainState
 
 
@@ -235,14 +236,15 @@ def tool_rollouts(
       objective: whose rows these are.
 
     Returns:
-      rows with a reward of -1 or 1, less the penalty, and their `Tally` in `info["tally"]`.
+      rows with a reward of -1 or 1, less the penalty (part `overlong`); `info["tally"]` is their
+      `Tally`.
     """
     del state, memory
     limit = lab.config.new_tokens
     loop = ToolLoop(lab, tool, rollback, limit, turns)
     talks = loop.run(lab.tasks(), lab.config.samples)
     rows = lab.verify([_with_tally(talk) for talk in talks])
-    return {objective: lab.record(_shaped(rows, limit, overlong * limit))}
+    return {objective: lab.record([_shaped(row, limit, overlong) for row in rows])}
 
 
 def _with_tally(talk: Talk) -> Row:
@@ -250,15 +252,10 @@ def _with_tally(talk: Talk) -> Row:
     return dataclasses.replace(talk.row, info=info)
 
 
-def _shaped(rows: Iterable[Row], limit: int, buffer: float) -> list[Row]:
-    shaped = []
-    for row in rows:
-        rewards = {name: signed(score) for name, score in row.rewards.items()}
-        if buffer:
-            length = len(row.answer_ids)
-            rewards["length"] = overlong_penalty(length, limit=limit, buffer=buffer)
-        shaped.append(dataclasses.replace(row, rewards=rewards))
-    return shaped
+def _shaped(row: Row, limit: int, overlong: float) -> Row:
+    rewards = {name: signed(score) for name, score in row.rewards.items()}
+    row = dataclasses.replace(row, rewards=rewards)
+    return with_overlong(row, len(row.answer_ids), limit, overlong)
 
 
 def tool_sizes(rollout: RolloutConfig, prompt_tokens: int, tokenizer: Any, *, tool: Tool) -> Sizes:

@@ -54,7 +54,8 @@ def undecided_groups(
     """P groups whose rewards are not all equal, sampled wave by wave; the surplus is left out.
 
     Each wave asks the next P problems, until P groups remain or no wave is left. All rows stand in
-    `lab.sampled`, those of groups that are dropped as well.
+    `lab.sampled`, those of groups that are dropped as well. What remains says how many waves it
+    took (`info["tally"]["waves"]`).
 
     Args:
       lab, state, memory: as for every `Recipe.collect`.
@@ -67,25 +68,28 @@ def undecided_groups(
       objective: learns from the groups.
     """
     del state, memory
-    kept: list[Row] = []
-    wanted = lab.config.prompts
-    for _ in range(1 + extra_waves):
-        groups = by_group(lab.attempt(lab.tasks())).values()
-        uneven = [group for group in groups if len({row.reward for row in group}) > 1]
-        kept += [row for group in uneven[: wanted - len(by_group(kept))] for row in group]
-        if len(by_group(kept)) == wanted:
-            break
-    kept = lab.record([with_overlong(row, lab.config.new_tokens, overlong) for row in kept])
+    limit, wanted = lab.config.new_tokens, lab.config.prompts
+    groups, waves = list[list[Row]](), 0
+    while len(groups) < wanted and waves <= extra_waves:
+        waves += 1
+        wave = by_group(lab.attempt(lab.tasks())).values()
+        groups += [group for group in wave if len({row.reward for row in group}) > 1]
+    rows = [
+        dataclasses.replace(row, info={**row.info, "tally": {"waves": waves}})
+        for group in groups[:wanted]
+        for row in group
+    ]
+    kept = lab.record([with_overlong(row, row.sampled_tokens, limit, overlong) for row in rows])
     if entropies:
         kept = [with_entropies(row) for row in kept]
     return {objective: [untaught(row) for row in kept] if mask_truncated else kept}
 
 
-def with_overlong(row: Row, limit: int, share: float) -> Row:
-    """The row with the penalty on its sampled tokens, where the share of the buffer is not 0."""
+def with_overlong(row: Row, length: int, limit: int, share: float) -> Row:
+    """The row with `overlong_penalty` as part `overlong`; a buffer of share 0 adds none."""
     if not share:
         return row
-    penalty = overlong_penalty(row.sampled_tokens, limit=limit, buffer=share * limit)
+    penalty = overlong_penalty(length, limit=limit, buffer=share * limit)
     return dataclasses.replace(row, rewards={**row.rewards, "overlong": penalty})
 
 

@@ -17,6 +17,7 @@ from jaxevo.losses.kl import kl_penalty, sampled_reverse_kl
 from jaxevo.losses.policy import (
     clipped_surrogate,
     importance_weight,
+    off_policy_mask,
     reinforce,
     soft_clipped_surrogate,
     weighted_reinforce,
@@ -54,6 +55,7 @@ __all__ = [
     "kl_baseline",
     "kl_penalty",
     "masked",
+    "off_policy_mask",
     "pair_mean",
     "prospect_preference",
     "ratio",

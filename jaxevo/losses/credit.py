@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.losses.policy import importance_weight
+from jaxevo.losses.policy import importance_weight, off_policy_mask
 from jaxevo.losses.reduce import masked
 from jaxevo.types import Array, Batch, Stream
 
@@ -53,8 +53,7 @@ def broadcast(
         sequence) or 0 above it (MIS: token_mask, sequence_mask).
       cap: the largest weight, above 0; not read without a correction.
       floor: the smallest weight, below which it is raised (TIS) or 0 (MIS); None for none.
-      drop_above: δ; a row with A < 0 whose mean of ℓ_behaviour − ℓ exceeds it is not kept
-        (arXiv 2512.02556); None keeps all.
+      drop_above: δ of `off_policy_mask`; None keeps all.
       truncation: what to do about tokens that the sampler cut.
       streams: the streams of actions that get the credit.
 
@@ -78,11 +77,7 @@ def broadcast(
         answers = batch.answers[stream]
         known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
         if correction != "none":
-            old_NA = frozen["old"][stream].logp_NA
-            if old_NA is None:
-                raise ValueError(
-                    f"correction={correction!r} needs the old log-probs of {stream!r}."
-                )
+            old_NA = _said(frozen["old"], stream, f"correction={correction!r} needs the old")
             behaviour_NA = jnp.asarray(answers.behaviour_NA)
             if truncation == "ignore":
                 behaviour_NA = behaviour_NA + answers.log_kept_NA
@@ -98,17 +93,19 @@ def broadcast(
         elif truncation == "correct":
             credit[stream]["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
         if drop_above is not None:
-            far_N1 = _gap(answers.behaviour_NA, now[stream].logp_NA, known_NA) > drop_above
-            credit[stream]["keep"] = ~((credit[stream]["advantage"] < 0) & far_N1)
+            logp_NA = _said(now, stream, "drop_above needs the current")
+            given_NA = credit[stream]["advantage"]
+            credit[stream]["keep"] = off_policy_mask(
+                logp_NA, answers.behaviour_NA, given_NA, known_NA, drop_above=drop_above
+            )
     return credit
 
 
-def _gap(behaviour_NA: Array, logp_NA: Array | None, known_NA: Array) -> jax.Array:
-    """Mean of ℓ_behaviour − ℓ over each row's tokens [N, 1]."""
+def _said(streams: Mapping[str, Stream], name: str, needs: str) -> Array:
+    logp_NA = streams[name].logp_NA
     if logp_NA is None:
-        raise ValueError('drop_above needs the current log-probs: add "logp" to `read`.')
-    gap_NA = masked(behaviour_NA, known_NA) - masked(logp_NA, known_NA)
-    return gap_NA.sum(1, keepdims=True) / jnp.maximum(known_NA.sum(1, keepdims=True), 1)
+        raise ValueError(f'{needs} log-probs of {name!r}: add "logp" to `read`.')
+    return logp_NA
 
 
 def refuse_uncorrectable(

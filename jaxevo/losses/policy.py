@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -12,7 +12,7 @@ from jaxevo.losses.reduce import masked
 from jaxevo.types import Array
 
 Level = Literal["token", "sequence"]
-RatioLevel = Literal["token", "sequence", "sequence_token"]
+RatioLevel = Literal["token", "sequence", "sequence_token", "sequence_sum"]
 LOG_RATIO_LIMIT = 20.0  # e^20 stays far from overflow, and no honest ratio comes near it
 
 
@@ -33,7 +33,8 @@ def clipped_surrogate(
     with a dual clip c, where A < 0:  loss = min(loss, −A·c).
     With level "sequence" the exponent is its mean over the row's tokens, so that all of them have
     one ratio (GSPO); with "sequence_token" that has the same value, but the gradient of token t
-    goes through ℓ_t alone: another gradient only where advantages differ within a row.
+    goes through ℓ_t alone: another gradient only where advantages differ within a row. With
+    "sequence_sum" the exponent is their sum: the ratio of the whole answers' probabilities.
 
     Args:
       logp_NA: ℓ, log-prob under the policy that is trained; differentiable.
@@ -42,7 +43,7 @@ def clipped_surrogate(
       clip_low: ε_lo, how far the ratio may fall below 1.
       clip_high: ε_hi, how far it may rise above 1; 0.28 is DAPO's clip-higher.
       dual_clip: c > 1, an upper bound on the ratio of tokens with A < 0; None leaves it open.
-      level: one ratio per token, or one per row in one of its two forms.
+      level: one ratio per token, or one per row in one of its three forms.
       mask_NA: tokens outside it give loss 0 and gradient 0, whatever stands there.
 
     Returns:
@@ -56,20 +57,20 @@ def clipped_surrogate(
       Schulman et al., PPO, arXiv 1707.06347, eq. 7. Ye et al. (dual clip), arXiv 1912.09729.
       Yu et al., DAPO, arXiv 2503.14476. Zheng et al., GSPO, arXiv 2507.18071.
     """
-    chex.assert_equal_shape([logp_NA, old_NA])
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip} must be above 1; None switches it off.")
-    advantage_NA = _spread(advantage_NA, logp_NA)
-    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
-    old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
-    log_ratio_NA = masked(logp_NA, mask_NA) - old_NA
+    log_ratio_NA, advantage_NA = _log_ratio_and_advantage(logp_NA, old_NA, advantage_NA, mask_NA)
     if level == "sequence":
         log_ratio_NA = _row_mean(log_ratio_NA, mask_NA)
+    elif level == "sequence_sum":
+        total_N1 = log_ratio_NA.sum(axis=1, keepdims=True)
+        log_ratio_NA = jnp.broadcast_to(total_N1, log_ratio_NA.shape)
     elif level == "sequence_token":
         stopped_NA = jax.lax.stop_gradient(log_ratio_NA)
         log_ratio_NA = log_ratio_NA - stopped_NA + _row_mean(stopped_NA, mask_NA)
     elif level != "token":
-        raise ValueError(f'level must be "token", "sequence" or "sequence_token", got {level!r}.')
+        known = ", ".join(get_args(RatioLevel))
+        raise ValueError(f"level must be one of {known}, got {level!r}.")
     ratio_NA = jnp.exp(_limited(log_ratio_NA))
     clipped_NA = jnp.clip(ratio_NA, 1 - clip_low, 1 + clip_high)
     loss_NA = jnp.maximum(-advantage_NA * ratio_NA, -advantage_NA * clipped_NA)
@@ -97,9 +98,8 @@ def weighted_reinforce(
     References:
       MiniMax-M1 (CISPO), arXiv 2506.13585, equation 4.
     """
-    chex.assert_equal_shape([logp_NA, old_NA])
-    difference_NA = masked(logp_NA, mask_NA) - masked(old_NA, mask_NA)
-    weight_NA = jax.lax.stop_gradient(jnp.clip(jnp.exp(_limited(difference_NA)), least, most))
+    log_ratio_NA, advantage_NA = _log_ratio_and_advantage(logp_NA, old_NA, advantage_NA, mask_NA)
+    weight_NA = jax.lax.stop_gradient(jnp.clip(jnp.exp(_limited(log_ratio_NA)), least, most))
     return weight_NA * reinforce(logp_NA, advantage_NA, mask_NA=mask_NA)
 
 
@@ -123,11 +123,8 @@ def soft_clipped_surrogate(
     References:
       Soft adaptive policy optimisation (SAPO), arXiv 2511.20347.
     """
-    chex.assert_equal_shape([logp_NA, old_NA])
-    advantage_NA = _spread(advantage_NA, logp_NA)
-    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
-    old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
-    ratio_NA = jnp.exp(_limited(masked(logp_NA, mask_NA) - old_NA))
+    log_ratio_NA, advantage_NA = _log_ratio_and_advantage(logp_NA, old_NA, advantage_NA, mask_NA)
+    ratio_NA = jnp.exp(_limited(log_ratio_NA))
     sharp_NA = jnp.where(advantage_NA > 0, sharp_positive, sharp_negative)
     gate_NA = jax.nn.sigmoid(sharp_NA * (ratio_NA - 1)) * 4 / sharp_NA
     return masked(-advantage_NA * gate_NA, mask_NA)
@@ -135,20 +132,29 @@ def soft_clipped_surrogate(
 
 def reinforce(logp_NA: Array, advantage_NA: Array, *, mask_NA: Array | None = None) -> jax.Array:
     """−A·ℓ per token, float32; gradient flows through ℓ only. Masked tokens give 0."""
-    advantage_NA = _spread(advantage_NA, logp_NA)
-    advantage_NA = jax.lax.stop_gradient(masked(advantage_NA, mask_NA))
+    advantage_NA = _spread(advantage_NA, logp_NA, mask_NA)
     return masked(-advantage_NA * masked(logp_NA, mask_NA), mask_NA)
 
 
-def _spread(advantage_NA: Array, logp_NA: Array) -> jax.Array:
-    """One advantage per token, from one per token or one per row [N, 1]."""
+def _log_ratio_and_advantage(
+    logp_NA: Array, old_NA: Array, advantage_NA: Array, mask_NA: Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """ℓ − ℓ_old and A of each token, 0 outside the mask; gradient flows through ℓ only."""
+    chex.assert_equal_shape([logp_NA, old_NA])
+    old_NA = jax.lax.stop_gradient(masked(old_NA, mask_NA))
+    return masked(logp_NA, mask_NA) - old_NA, _spread(advantage_NA, logp_NA, mask_NA)
+
+
+def _spread(advantage_NA: Array, logp_NA: Array, mask_NA: Array | None) -> jax.Array:
+    """One advantage per token without gradient, from one per token or one per row [N, 1]."""
     rows, tokens = logp_NA.shape
     if advantage_NA.shape not in ((rows, tokens), (rows, 1)):
         raise ValueError(
             f"advantages have shape {advantage_NA.shape}, but log-probs of shape {logp_NA.shape} "
             f"need it or ({rows}, 1). Write advantage_N[:, None] for one per row."
         )
-    return jnp.broadcast_to(advantage_NA, (rows, tokens))
+    spread_NA = jnp.broadcast_to(advantage_NA, (rows, tokens))
+    return jax.lax.stop_gradient(masked(spread_NA, mask_NA))
 
 
 def importance_weight(
@@ -198,6 +204,32 @@ def importance_weight(
     else:
         raise ValueError(f'outside must be "truncate" or "mask", got {outside!r}.')
     return jax.lax.stop_gradient(masked(weight_NA, mask_NA, fill=1.0))
+
+
+def off_policy_mask(
+    logp_NA: Array, behaviour_NA: Array, advantage_NA: Array, mask_NA: Array, *, drop_above: float
+) -> jax.Array:
+    """Which tokens are kept: those with A >= 0, and those of rows near the policy.
+
+    A row is far from it where its mean of ℓ_behaviour − ℓ over the mask exceeds δ.
+
+    Args:
+      logp_NA: ℓ, log-prob under the policy that is trained; no gradient.
+      behaviour_NA: log-prob of the policy that really sampled.
+      advantage_NA: A, one per token or [N, 1] for one per row.
+      mask_NA: tokens that were sampled; all others are kept.
+      drop_above: δ, in nats per token.
+
+    Returns:
+      [N, A] bool.
+
+    References:
+      DeepSeek-V3.2, arXiv 2512.02556.
+    """
+    chex.assert_equal_shape([logp_NA, behaviour_NA, mask_NA])
+    gap_NA = masked(behaviour_NA, mask_NA) - masked(logp_NA, mask_NA)
+    far_NA = _row_mean(gap_NA, mask_NA) > drop_above
+    return ~((_spread(advantage_NA, logp_NA, mask_NA) < 0) & far_NA)
 
 
 def _row_mean(x_NA: jax.Array, mask_NA: Array | None) -> jax.Array:

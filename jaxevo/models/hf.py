@@ -6,6 +6,7 @@ The tensor names and transpositions stand in `jaxevo.models.table`; here they ar
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxevo.models.table import (
     Family,
     Weight,
     map_table,
+    side_by_side,
     tensor_names,
 )
 from jaxevo.models.tokenizer import HFTokenizer, Tokenizer
@@ -134,14 +136,18 @@ def _read_weight(
     pattern, transposed = family.names[name]
     stacked = np.empty(weight.shape, dtype)
     parts = _by_tensor(stacked, pattern)
+    sizes = side_by_side(family, config, name)
+    ends = dict(zip(sizes, itertools.accumulate(sizes.values()), strict=True))
+    own = slice(ends[name] - sizes[name], ends[name])
     for part, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
         tensor = tensors.read(tensor_name)
         tensor = tensor.T if transposed else tensor
-        if tensor.shape != part.shape:
+        wanted = (*part.shape[:-1], sum(sizes.values()))
+        if tensor.shape != wanted:
             raise ValueError(
-                f"{tensor_name} gives shape {tensor.shape}, but config.json asks for {part.shape}."
+                f"{tensor_name} gives shape {tensor.shape}, but config.json asks for {wanted}."
             )
-        part[...] = tensor
+        part[...] = tensor[..., own]
     return jnp.array(stacked)  # a copy: a view of a numpy array could not be donated
 
 
@@ -163,13 +169,18 @@ def _check_tied(tensors: _Tensors, family: Family) -> None:
 def hf_tensors(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
     """(tensor name, array) of every tensor of a checkpoint, as transformers lays them out."""
     family = FAMILIES[config.family]
-    entries: list[tuple[str, Any]] = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        entries.append(("/".join(key.key for key in path), leaf))
-    for name, leaf in entries:
+    leaves = {
+        "/".join(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for name in leaves:
         pattern, transposed = family.names[name]
-        parts = _by_tensor(np.asarray(leaf), pattern)
-        for part, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
+        together = list(side_by_side(family, config, name))
+        if name != together[0]:
+            continue
+        parts = zip(*(_by_tensor(np.asarray(leaves[n]), pattern) for n in together), strict=True)
+        for held, tensor_name in zip(parts, tensor_names(family, config, name), strict=True):
+            part = held[0] if len(held) == 1 else np.concatenate(held, axis=-1)
             yield tensor_name, np.ascontiguousarray(part.T if transposed else part)
 
 

@@ -79,6 +79,7 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "rope_interleaved": (False, None),
+    "partial_rotary_factor": (1.0, None),
     "sliding_window": (None,),
     "quantization_config": (None,),
 }
@@ -169,7 +170,11 @@ def _written_scaling(scaling: Scaling | None) -> dict[str, Any] | None:
 
 
 def hf_config(config: DecoderConfig) -> dict[str, Any]:
-    """The config.json of a checkpoint of its family, readable by transformers 4 and 5."""
+    """The config.json of a checkpoint of its family, readable by transformers 4 and 5.
+
+    It names no special tokens, where transformers would else take those of the family's first
+    model.
+    """
     family = FAMILIES[config.family]
     scaling = _written_scaling(config.rope_scaling)
     windows: dict[str, Any] = {}
@@ -206,6 +211,7 @@ def hf_config(config: DecoderConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "attention_bias": False,
         "mlp_bias": False,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         **windows,
         **{option: values[0] for option, values in family.options.items() if values},
         **{entries[0]: getattr(config, field) for field, entries in family.fields.items()},

@@ -222,11 +222,12 @@ class Family:
     """One family of checkpoints: what its config.json means, and how it names its tensors.
 
     names: parameter name -> (tensor name, stored transposed); `{layer}` and `{expert}` stand for
-    their numbers. traits: fields of `DecoderConfig` that all its models have. fields: further ones,
-    and the entry of config.json that says it, with other names that it has had. options: entries of
-    config.json beside those of all families, with the values that the decoder computes, the default
-    first; an empty tuple for one that says nothing. full_every: where config.json has no
-    layer_types, each so-many-th layer sees everything and the others a window; 0 where all have
+    their numbers; parameters with one tensor name stand in it side by side, in the order of
+    `weight_table`. traits: fields of `DecoderConfig` that all its models have. fields: further
+    ones, and the entry of config.json that says it, with other names that it has had. options:
+    entries of config.json beside those of all families, with the values that the decoder computes,
+    the default first; an empty tuple for one that says nothing. full_every: where config.json has
+    no layer_types, each so-many-th layer sees everything and the others a window; 0 where all have
     one, None where windows are not known. layered_rope: layers with a window have rotary positions
     of their own. ignored: endings of tensor names that carry no weights of their own.
     """
@@ -283,6 +284,10 @@ _EXPERTS = {
     "router": ("mlp.gate.weight", True),
     **{n: (f"mlp.experts.{{expert}}.{n}_proj.weight", True) for n in ("gate", "up", "down")},
 }
+_FUSED = {
+    **dict.fromkeys("qkv", ("self_attn.qkv_proj.weight", True)),
+    **dict.fromkeys(("gate", "up"), ("mlp.gate_up_proj.weight", True)),
+}
 # A window that is there, and not used.
 _NO_WINDOW = {"use_sliding_window": (False, None), "sliding_window": (), "max_window_layers": ()}
 
@@ -307,6 +312,7 @@ FAMILIES: Mapping[str, Family] = {  # by `model_type` of config.json
         },
         options={**_NO_WINDOW, "decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
     ),
+    "phi3": Family("Phi3ForCausalLM", _names(**_FUSED), full_every=0),
     "olmo2": Family(
         "Olmo2ForCausalLM",
         _names(**_NORMS_AFTER, **_QK_NORMS),
@@ -353,3 +359,11 @@ def tensor_names(family: Family, config: DecoderConfig, name: str) -> Iterator[s
     for layer in range(config.layers if "{layer}" in pattern else 1):
         for expert in range(config.experts if "{expert}" in pattern else 1):
             yield pattern.format(layer=layer, expert=expert)
+
+
+def side_by_side(family: Family, config: DecoderConfig, name: str) -> dict[str, int]:
+    """The parameters that one checkpoint tensor holds beside this one, in their order there, and
+    how many of its columns each has (not transposed)."""
+    sizes: dict[str, int] = {}
+    map_table(lambda other, weight: sizes.update({other: weight.shape[-1]}), config)
+    return {n: size for n, size in sizes.items() if family.names[n] == family.names[name]}

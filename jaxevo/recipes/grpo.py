@@ -33,6 +33,8 @@ def grpo(
     entropy_weight: float = 0.0,
     correction: Correction = "none",
     correction_cap: float = 2.0,
+    correction_floor: float | None = None,
+    drop_above: float | None = None,
     truncation: Truncation = "correct",
     epochs: int = 1,
     minibatches: int = 1,
@@ -65,6 +67,9 @@ def grpo(
       correction: importance weights between sampler and trainer, per token or sequence, cut at the
         cap (TIS) or, with mask, 0 above it (MIS; TRL: sequence_mask). --off-policy needs one.
       correction_cap: the largest importance weight (verl, Tunix: 2; TRL: 3).
+      correction_floor: the smallest one; lower ones are raised to it or, with mask, become 0.
+      drop_above: answers of negative advantage teach nothing where the mean of sampler's minus
+        current log-prob is above this (arXiv 2512.02556), none for off.
       truncation: what to do about cut probability mass when top-k, top-p or min-p is on.
       epochs: passes over each round's rows.
       minibatches: updates per epoch; groups stay whole.
@@ -96,6 +101,8 @@ def grpo(
         entropy_weight=entropy_weight,
         correction=correction,
         correction_cap=correction_cap,
+        correction_floor=correction_floor,
+        drop_above=drop_above,
         truncation=truncation,
         epochs=epochs,
         minibatches=minibatches,

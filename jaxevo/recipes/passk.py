@@ -46,7 +46,7 @@ def passk(
       minibatches: updates per epoch; groups stay whole.
 
     References:
-      arXiv 2503.19595, section 3.
+      arXiv 2503.19595.
     """
     objective = policy_objective(
         advantage=bind(best_advantage, scale=scale),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxevo.advantages import return_target, temporal_advantage
 from jaxevo.collect.answers import valued_answers
 from jaxevo.heads import with_value_head
-from jaxevo.losses.credit import broadcast, refuse_uncorrectable
+from jaxevo.losses.credit import broadcast
 from jaxevo.losses.reduce import Reduction, reducer, refuse_not_positive
-from jaxevo.losses.terms import entropy_bonus, policy_gradient, reference_kl, value_regression
+from jaxevo.losses.terms import policy_gradient, value_regression
+from jaxevo.objectives import parameter_sets, policy_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
+from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, bind
 
 
 def ppo(
@@ -64,38 +63,30 @@ def ppo(
             raise ValueError(f"{name}={share} must lie in [0, 1].")
     if value_clip is not None:
         refuse_not_positive("value_clip", value_clip)
-    parts: dict[str, Any] = {
-        "credit": bind(broadcast),
-        "reduce": reducer(reduction, length=norm_length),
-        "epochs": epochs,
-        "minibatch": Minibatch(by="groups", count=minibatches),
-    }
-    step = {"max_grad_norm": max_grad_norm}
     chain = {"gamma": gamma, "lam": gae_lambda}
+    step = {"max_grad_norm": max_grad_norm}
+    reduce = reducer(reduction, length=norm_length)
+    policy = policy_objective(
+        advantage=bind(temporal_advantage, whitened=whitened, **chain),
+        surrogate=bind(policy_gradient, clip_low=clip, clip_high=clip),
+        reduce=reduce,
+        optimizer=bind(adamw, learning_rate=learning_rate, **step),
+        kl_weight=kl_weight,
+        entropy_weight=entropy_weight,
+        epochs=epochs,
+        minibatches=minibatches,
+    )
     value = Objective(
         name="value",
         trains="value",
         advantage=bind(return_target, **chain),
+        credit=bind(broadcast),
         terms=(Term("value", bind(value_regression, clip=value_clip)),),
+        reduce=reduce,
         optimizer=bind(adamw, learning_rate=value_learning_rate, **step),
         read=("values",),
-        **parts,
+        epochs=epochs,
+        minibatch=Minibatch(by="groups", count=minibatches),
     )
-    terms = [Term("policy", bind(policy_gradient, clip_low=clip, clip_high=clip))]
-    params = [ParamSet("policy"), ParamSet("value", init=bind(with_value_head))]
-    if kl_weight:
-        params.append(ParamSet("reference"))
-        terms.append(Term("kl", bind(reference_kl), kl_weight))
-    if entropy_weight:
-        terms.append(Term("entropy", bind(entropy_bonus), entropy_weight))
-    policy = Objective(
-        name="policy",
-        advantage=bind(temporal_advantage, whitened=whitened, **chain),
-        terms=tuple(terms),
-        optimizer=bind(adamw, learning_rate=learning_rate, **step),
-        views=(View("reference", params="reference"),) if kl_weight else (),
-        check=bind(refuse_uncorrectable),
-        **parts,
-    )
-    collect = bind(valued_answers, value=value)
-    return Recipe("ppo", collect, (value, policy), params=tuple(params))
+    params = (*parameter_sets(policy), ParamSet("value", init=bind(with_value_head)))
+    return Recipe("ppo", bind(valued_answers, value=value), (value, policy), params=params)

@@ -50,7 +50,7 @@ def reinforce_pp(
       minibatches: updates per epoch; groups stay whole.
 
     References:
-      arXiv 2501.03262, equations 5 to 9.
+      arXiv 2501.03262.
     """
     objective = policy_objective(
         advantage=bind(whitened_return_advantage, baseline=baseline, gamma=gamma),

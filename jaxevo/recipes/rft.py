@@ -44,7 +44,7 @@ def rft(
       minibatches: updates per pass; a problem's answers stay together.
 
     References:
-      arXiv 2308.01825, section 3.3. The same loop over rounds: STaR, arXiv 2203.14465.
+      arXiv 2308.01825. The same loop over rounds: STaR, arXiv 2203.14465.
     """
     objective = imitation_objective(
         reduce=reducer(reduction, length=norm_length),

@@ -43,7 +43,7 @@ def sapo(
       minibatches: updates per epoch; groups stay whole.
 
     References:
-      arXiv 2511.20347, equations 5 to 7.
+      arXiv 2511.20347.
     """
     objective = policy_objective(
         advantage=bind(group_advantage),

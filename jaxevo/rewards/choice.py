@@ -22,6 +22,13 @@ _SAID = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
+_HEDGE = re.compile(
+    r"""
+      [)\]"'$*_]{0,5} \s? (?:\bor\b|\band\b|[/&]) \s? (?:(?i:option|choice)\s)?
+      [(\["'$*_]{0,5} ([A-Z]) (?![\w’-]|'\w|\s(?:is|are|was|were)\b) [)\]"'$*_]{0,5}
+    """,
+    re.VERBOSE,
+)
 _WHOLE = re.compile(r"[(\[]?([A-Za-z])[)\].:]{0,2}")
 
 
@@ -34,7 +41,8 @@ def choice(task: Task, text: str) -> Verdict:
     `**B**`, `**B.**` or `**B) oak**`, and by `B.`, `B)` or `B:` at the start of a line, or `B`
     alone on it. Small letters count in boxes, brackets and asterisks, and where the letter is the
     whole text; elsewhere `a` is a word. Letters beyond the task's choices are not read. Whichever
-    of these comes last counts.
+    of these comes last counts; where it goes on with another letter ("A or B", "(A)/(B)"), nothing
+    is chosen.
 
     Args:
       task: its `answer` is a letter in one of these forms, or a choice word for word;
@@ -73,11 +81,18 @@ def chosen(text: str, letters: str = LETTERS[:DEFAULT]) -> str:
     """
     if whole := _WHOLE.fullmatch(text.strip()):
         return whole[1].upper() if whole[1].upper() in letters else ""
-    last = ""
-    for match in _SAID.finditer(text):
-        letter = (match[match.lastindex or 0]).upper()
+    last, start = "", 0
+    while match := _SAID.search(text, start):
+        letter, start = (match[match.lastindex or 0]).upper(), match.end()
         last = letter if letter in letters else last
+        while hedge := _HEDGE.match(text, start):
+            start = hedge.end()
+            last = last if hedge[1] in (last, *_beyond(letters)) else ""
     return last
+
+
+def _beyond(letters: str) -> str:
+    return LETTERS[len(letters) :]
 
 
 def _own_answer(answer: str, choices: list[object], letters: str) -> str:

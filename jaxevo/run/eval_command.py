@@ -30,8 +30,8 @@ def evaluate_model(
 
     Args:
       subject: run folder, whose last checkpoint's policy is evaluated, or a model's name or folder.
-      task: tasks whose held-out problems are used, joined by commas; within a task's options a
-        comma is written %2C.
+      task: tasks whose held-out problems are used, joined by commas; within a task's options, and
+        between the parts of a mixture, a comma is written %2C.
       problems: held-out problems of each task, at most what it has; at least 1.
       samples: answers per problem; 0 for 8, or 1 where sampling is greedy.
       k: values of k, each at most samples; none for those of 1, 4, 8 that are.
@@ -74,20 +74,22 @@ def evaluate_model(
 
 
 def split_tasks(names: str) -> list[str]:
-    """The tasks of a list joined by commas.
+    """The tasks of a list joined by commas, mixtures with commas of their own again.
 
     Raises:
       ValueError: for an empty name or one that is given twice.
 
-    >>> split_tasks("add1,data.jsonl?prompt=a%2Cb")
-    ['add1', 'data.jsonl?prompt=a%2Cb']
+    >>> split_tasks("data.jsonl?prompt=a%2Cb,mix:add1%2Csub1")
+    ['data.jsonl?prompt=a%2Cb', 'mix:add1,sub1']
     """
+    from jaxevo.tasks.names import MIX
+
     found = [name.strip() for name in names.split(",")]
     if "" in found or len(set(found)) < len(found):
         raise ValueError(
             f"--task {names!r} needs different names joined by single commas, such as add1,sub1."
         )
-    return found
+    return [name.replace("%2C", ",") if name.startswith(MIX) else name for name in found]
 
 
 def _check(*, samples: int, problems: int, temperature: float, k: tuple[int, ...]) -> None:
@@ -119,12 +121,13 @@ def _evaluate_task(
     template: Template,
     seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The table of one task and its items."""
+    """The table of one task, with those of its parts where it is a mixture, and its items."""
     from jaxevo.collect.lab import RolloutConfig
     from jaxevo.run.build import build_bench
     from jaxevo.run.eval_files import item_records, task_table
     from jaxevo.run.evaluate import evaluate
     from jaxevo.sampling.sampler import Sampling
+    from jaxevo.tasks.mixture import PART
 
     at_once = min(samples, AT_ONCE)
     rollout = RolloutConfig(
@@ -140,4 +143,9 @@ def _evaluate_task(
     tasks = [bench.source.held_out(i) for i in range(count)]
     result = evaluate(lab, tasks, samples=samples)
     items = item_records(name, result, bench.model.tokenizer)
-    return task_table(result, k=k, seed=seed), items
+    table = task_table(result, k=k, seed=seed)
+    asked = {task.info[PART] for task in tasks} if bench.source.parts else set[str]()
+    if parts := [part.name for part in bench.source.parts if part.name in asked]:
+        tables = {part: task_table(result.of_part(part), k=k, seed=seed) for part in parts}
+        table["parts"] = tables
+    return table, items

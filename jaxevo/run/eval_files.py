@@ -45,7 +45,12 @@ def table_lines(task: str, table: Mapping[str, Any]) -> list[str]:
         for scorer, row in table["scorers"].items()
         for what, (mean, low, high) in row.items()
     ]
-    return [head, *lines]
+    parts = [
+        f"  {line}"
+        for part, own in table.get("parts", {}).items()
+        for line in table_lines(part, own)
+    ]
+    return [head, *lines, *parts]
 
 
 def item_records(task: str, result: Evaluation, tokenizer: Tokenizer) -> list[dict[str, Any]]:

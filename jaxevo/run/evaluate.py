@@ -11,6 +11,7 @@ import numpy as np
 from jaxevo.collect.lab import Lab
 from jaxevo.rewards.integer import last_number
 from jaxevo.run.statistics import Interval, bootstrap_interval, majority_at_k, pass_at_k
+from jaxevo.tasks.mixture import PART
 from jaxevo.types import Row, Task
 
 
@@ -25,6 +26,17 @@ class Evaluation:
     def means(self) -> dict[str, float]:
         """Mean score by scorer."""
         return {name: float(score_PG.mean()) for name, score_PG in self.scores.items()}
+
+    def of_part(self, name: str) -> Evaluation:
+        """That of the problems of one part of a mixture."""
+        samples = len(self.texts[0])
+        by_problem = [self.rows[p * samples : (p + 1) * samples] for p in range(len(self.texts))]
+        own = [p for p, rows in enumerate(by_problem) if rows[0].task.info[PART] == name]
+        return Evaluation(
+            {scorer: score_PG[own] for scorer, score_PG in self.scores.items()},
+            [self.texts[p] for p in own],
+            [row for p in own for row in by_problem[p]],
+        )
 
 
 def evaluate(

@@ -22,33 +22,36 @@ def round_metrics(
       round_index: of the round that learnt from them.
 
     Returns:
-      reward, reward/<part>, score/<verifier> (means over rows), error/<verifier> (share of rows
-      that it could not judge), error_share (of the first verifier), disagreement_share (rows that
-      one verifier passes and another does not), tally/<name> (means over rows with `info["tally"]`,
-      counts by name); length (mean sampled tokens), tokens (each sampled token once, also where
-      forks share it), finished_share (rows that ended by themselves), entropy (nats per sampled
-      token, as the sampler saw it), zero_variance_share (groups whose rewards are all equal),
-      logp_mismatch (largest |trainer - sampler| log-prob before the first update; without rounds
-      ahead, as weights are equal then), and of the updates: loss, loss/<term>, grad_norm (means),
-      weights_age (rounds between the weights that sampled a token and this round's, mean over what
-      was learnt), idle_share (rows that need no forward pass), padding_share (slots of the packed
-      rows that held no token); those of an objective that is not called "policy" begin with its
-      name and a slash.
+      of rows with rewards, where there are any: reward, reward/<part>, zero_variance_share (groups
+      whose rewards are all equal). Of those with verdicts: score/<verifier>, error/<verifier>
+      (share of rows that it could not judge), error_share (of the first verifier),
+      disagreement_share (rows that one verifier passes and another does not). Of those with
+      `info["tally"]`: tally/<name>, mean counts. Of all: length (mean sampled tokens), tokens (each
+      sampled token once, also where forks share it), finished_share (rows that ended by
+      themselves), entropy (nats per sampled token, as the sampler saw it, where any was).
+      logp_mismatch: largest |trainer - sampler| log-prob before the first update, at equal weights.
+      Of the updates: loss, loss/<term>, grad_norm (means), weights_age (rounds between the weights
+      that sampled a token and this round's, mean over what was learnt), idle_share (rows that need
+      no forward pass), padding_share (slots of the packed rows that held no token); those of an
+      objective that is not called "policy" begin with its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
     entropies = [s.entropy for s in sampled if s.entropy is not None]
     metrics = {
-        "reward": _mean([row.reward for row in judged]),
         "length": _mean([row.sampled_tokens for row in rows]),
         "tokens": float(sum(len(s.ids) for s in sampled)),
-        "entropy": _mean(np.concatenate(entropies or [np.zeros(0)])),
         "finished_share": _mean([row.info.get("finish") != "length" for row in rows]),
-        "zero_variance_share": _zero_variance_share(judged),
     }
+    if judged:
+        metrics["reward"] = _mean([row.reward for row in judged])
+        metrics["zero_variance_share"] = _zero_variance_share(judged)
+    if entropies:
+        metrics["entropy"] = _mean(np.concatenate(entropies))
     for part in sorted({name for row in judged for name in row.rewards}):
         metrics[f"reward/{part}"] = _mean([r.rewards[part] for r in judged if part in r.rewards])
-    metrics |= _of_verifiers([row.info["verdicts"] for row in judged if "verdicts" in row.info])
+    if verdicts := [row.info["verdicts"] for row in judged if "verdicts" in row.info]:
+        metrics |= _of_verifiers(verdicts)
     tallies = [row.info["tally"] for row in rows if "tally" in row.info]
     for name in sorted({n for tally in tallies for n in tally}):
         metrics[f"tally/{name}"] = _mean([tally[name] for tally in tallies if name in tally])

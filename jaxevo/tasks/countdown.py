@@ -31,7 +31,7 @@ _OPERATIONS = {
     ast.Div: operator.truediv,
 }
 _TYPED = str.maketrans("×÷−", "*/-")
-_EXPRESSION = re.compile(r"[0-9(][0-9+\-*/() ]*[0-9)]")
+_RUN = re.compile(r"[0-9+\-*/() ]+")
 
 
 def countdown(name: str = "countdown", *, seed: int = 0) -> TaskSource:
@@ -70,10 +70,12 @@ def reaches(task: Task, text: str) -> Verdict:
       pass, or fail with what is wrong.
     """
     given, target = task.info["numbers"], task.info["target"]
-    found = [e for e in _EXPRESSION.findall(text.translate(_TYPED)) if set(e) & set(_SIGNS)]
+    runs = _RUN.findall(text.translate(_TYPED))
+    trimmed = [run.lstrip("+-*/) ").rstrip("+-*/( ") for run in runs]
+    found = [e for e in trimmed if set(e) & set(_SIGNS)]
     if not found:
         return Verdict("fail", 0.0, "There was no expression in your answer.")
-    said = found[-1].strip()
+    said = found[-1]
     if len(said) > LONGEST:
         return Verdict("fail", 0.0, f"Your expression has more than {LONGEST} characters.")
     try:

@@ -247,7 +247,7 @@ def test_rewards_are_signed_and_long_answers_cost(run):
     for row in rows:
         assert row.rewards["coin"] in (-1.0, 1.0)
         beyond = max(0.0, (len(row.answer_ids) - ANSWER / 2) / (ANSWER / 2))
-        assert row.rewards["length"] == pytest.approx(-beyond)
+        assert row.rewards["overlong"] == pytest.approx(-beyond)
         assert lab.sampled[row.uid] == row
     lab = run.bench.lab(run.state.params)
     free = tool_rollouts(lab, run.state, None, overlong=0.0, **options)["policy"]

@@ -38,6 +38,7 @@ def test_new_problems_are_asked_until_enough_groups_disagree(collect):
     whole = by_group(lab.sampled.values())
     uneven = [g for g, mates in whole.items() if len({row.reward for row in mates}) == 2]
     assert list(by_group(rows)) == uneven[:3]  # the first ones: the surplus is left out
+    assert {row.info["tally"]["waves"] for row in rows} == {lab.position // 3}
     once, first = collect(extra_waves=0)
     assert len(once.sampled) == 6
     assert len(by_group(first)) == sum(g in uneven for g in by_group(once.sampled.values())) < 3

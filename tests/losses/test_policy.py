@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxevo.losses import clipped_surrogate, importance_weight, ratio, reinforce, token_mean
+from jaxevo.losses import (
+    clipped_surrogate,
+    importance_weight,
+    off_policy_mask,
+    ratio,
+    reinforce,
+    token_mean,
+)
 
 N, A = 3, 4
 MASK = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [0, 0, 0, 0]], bool)
@@ -220,5 +227,32 @@ def test_a_sequence_has_one_ratio_the_mean_of_its_log_ratios():
     # the gradient of the row's mean loss is the token form's: -A s / length at every token
     slope = jax.grad(lambda x: loss(x)[0, :3].mean())(old_NA + gap_NA)
     np.testing.assert_allclose(slope[0], [-2 * np.exp(0.2) / 3] * 3 + [0], rtol=1e-5)
-    with pytest.raises(ValueError, match='level must be "token", "seq'):
+    with pytest.raises(ValueError, match="level must be one of token, seq"):
         clipped_surrogate(old_NA, old_NA, advantage_NA, level="row")
+
+
+def test_an_answer_has_one_ratio_the_product_of_its_tokens():
+    """On a row of log ratios (.3, -.1, .2) it is e^.4, and the clip of .2 stops it at 1.2."""
+    gap_NA = np.array([[0.3, -0.1, 0.2, 5.0]], np.float32)
+    old_NA = np.full((1, 4), -1.0, np.float32)
+    mask_NA = np.array([[1, 1, 1, 0]], bool)
+
+    def loss(logp_NA, clip):
+        options = {"clip_high": clip, "level": "sequence_sum", "mask_NA": mask_NA}
+        return clipped_surrogate(logp_NA, old_NA, np.ones((1, 1), np.float32), **options)
+
+    assert_allclose(loss(old_NA + gap_NA, 9.0), [[-np.exp(0.4)] * 3 + [0]], rtol=1e-6)
+    assert_allclose(loss(old_NA + gap_NA, 0.2), [[-1.2] * 3 + [0]], rtol=1e-6)
+    # the row's mean has the gradient of -A pi(answer) / pi_old(answer): the ratio at every token
+    slope = jax.grad(lambda x: loss(x, 9.0)[0, :3].mean())(old_NA + gap_NA)
+    assert_allclose(slope, [[-np.exp(0.4)] * 3 + [0]], rtol=1e-5)
+
+
+def test_rows_far_from_their_sampler_are_dropped_only_where_they_are_pushed_down():
+    """Means of l_behaviour - l: 0.5, 0.5, 0.1; the garbage under mask 0 is not counted."""
+    logp_NA = np.zeros((3, 3), np.float32)
+    behaviour_NA = np.array([[0.9, 0.1, 99], [0.5, 0.5, 99], [0.1, 0.1, np.nan]], np.float32)
+    mask_NA = np.array([[1, 1, 0]] * 3, bool)
+    advantage_N1 = np.array([[-1.0], [1.0], [-1.0]], np.float32)
+    keep = off_policy_mask(logp_NA, behaviour_NA, advantage_N1, mask_NA, drop_above=0.3)
+    assert_array_equal(keep, [[False, False, True], [True] * 3, [True] * 3])

@@ -129,6 +129,10 @@ UNSUPPORTED = {
         },
         "yarn with truncate, mscale",
     ),
+    "partial heads": (
+        {"partial_rotary_factor": 0.75},
+        "partial_rotary_factor=0.75, which is not supported",
+    ),
     "partial": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "over the whole head"),
 }
 

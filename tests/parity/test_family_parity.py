@@ -54,6 +54,7 @@ VARIANTS = {  # name: architecture, options of its config
             "norm_topk_prob": True,
         },
     ),
+    "Phi 3": ("Phi3", {"sliding_window": 7, "pad_token_id": 0}),
     "OLMo 2": ("Olmo2", {}),
     "OLMo 3, YaRN": (
         "Olmo3",

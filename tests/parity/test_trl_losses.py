@@ -10,6 +10,8 @@ What is written in other words here, or differs:
     TRL's "dapo", so that only "dapo" is compared in two micro-batches.
   * TRL bounds the ratio from above for either sign (`delta`), we for A < 0 (`dual_clip`): the same
     wherever the bound is above 1 + epsilon_high, since for A > 0 the clip is nearer.
+  * RLOO's ratio is the answer's, and TRL gives an answer without tokens a loss of -A, which has no
+    gradient: it is left out on both sides.
   * TRL's CISPO bounds the weight from above alone, at `epsilon_high` itself (`most`).
   * log π − log π_old is clipped to ±20 here; nothing in these numbers is near that.
   * The KL and entropy terms of TRL are added before aggregation; terms here have each their own.
@@ -34,6 +36,7 @@ from jaxevo.losses import (
     kl_baseline,
     kl_penalty,
     masked,
+    off_policy_mask,
     pair_mean,
     prospect_preference,
     ratio,
@@ -86,6 +89,16 @@ def in_two_parts(value_NA):
 def weighed(logp_NA, **options):
     weight_NA = importance_weight(IN["old"], IN["behaviour"], MASK_NA, cap=1.5, **options)
     return by_row(surrogate(logp_NA) * weight_NA)
+
+
+def by_answer(logp_NA):
+    loss_NA = surrogate(logp_NA, level="sequence_sum")
+    return ratio(*seq_mean_token_mean(loss_NA, MASK_NA))
+
+
+def near_policy(logp_NA):
+    keep_NA = off_policy_mask(logp_NA, IN["behaviour"], ADVANTAGE_NA, MASK_NA, drop_above=0.1)
+    return by_row(masked(surrogate(logp_NA), keep_NA))
 
 
 def high_entropy(logp_NA):
@@ -170,6 +183,8 @@ LOSSES = {  # by case of the file
     "top_entropy_quantile": Loss("tokens of high entropy", "top_entropy_quantile", high_entropy),
     "beta": Loss("KL to a reference, k3", "beta", with_kl),
     "entropy_coef": Loss("entropy bonus", "entropy_coef", with_entropy, ("logp", "entropy")),
+    "off_policy_mask_threshold": Loss("far rows dropped", "off_policy_mask_threshold", near_policy),
+    "rloo": Loss("clipped by answer (RLOO)", "RLOO", by_answer),
     "cispo": Loss(
         "weighted REINFORCE (CISPO)",
         "loss_type=cispo",

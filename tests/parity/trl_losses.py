@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import trl
 from accelerate import Accelerator
-from trl import DPOTrainer, GRPOTrainer, KTOTrainer
+from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RLOOTrainer
 from trl.experimental.cpo import CPOTrainer
 
 ROWS, PAIRS, TOKENS, WORDS = 6, 4, 8, 5
@@ -67,6 +67,7 @@ GRPO_CASES = {  # name: what differs from the options above
     "beta": {"beta": 0.2},
     "use_bias_correction_kl": {"beta": 0.2, "use_bias_correction_kl": True},
     "entropy_coef": {"entropy_coef": 0.1},
+    "off_policy_mask_threshold": {"off_policy_mask_threshold": 0.1},
     "cispo": {"loss_type": "cispo", "epsilon_high": 1.2},
     "sapo": {"loss_type": "sapo"},
     "vespo": {"loss_type": "vespo"},
@@ -163,6 +164,7 @@ def grpo(x: dict[str, np.ndarray], changes: dict, cuts: int = 1) -> dict[str, np
             "old_per_token_logps": t["old"][rows],
             "ref_per_token_logps": t["reference"][rows],
             "num_items_in_batch": t["mask"].sum(),
+            "sampling_per_token_logps": t["behaviour"][rows],
         }
         if options["use_vllm"]:
             behaviour = t["behaviour"][rows]
@@ -195,6 +197,25 @@ def sampler_weights(trainer: GRPOTrainer, mask: torch.Tensor, old: torch.Tensor,
     }
     exec(compile(ast.Module([block], []), "trl", "exec"), names)
     return names["vllm_importance_sampling_ratio"]
+
+
+def rloo(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`RLOOTrainer._compute_loss`, on answers that have tokens."""
+    t = graph(x, "logp")
+    mask = t["mask"].int()
+    said = (t["logp"][:-1], t["entropy"][:-1], None)
+    trainer = without_init(RLOOTrainer, epsilon_low=0.2, epsilon_high=0.28)
+    trainer._get_per_token_logps_and_entropies = lambda *a, **k: said
+    ids = torch.zeros_like(mask)
+    given = {
+        "prompt_ids": ids[:-1, :1],
+        "prompt_mask": torch.ones_like(ids[:-1, :1]),
+        "completion_ids": ids[:-1],
+        "completion_mask": mask[:-1],
+        "advantages": t["advantage"][:-1],
+        "old_logps": (t["old"] * mask).sum(1)[:-1],
+    }
+    return outcome(trainer._compute_loss(None, given), logp=t["logp"])
 
 
 # ---------------------------------------------------------------------------- preferences
@@ -290,6 +311,7 @@ def main() -> None:
     x = inputs()
     found = {name: grpo(x, changes) for name, changes in GRPO_CASES.items()}
     found["dapo, 2 micro-batches"] = grpo(x, {"loss_type": "dapo"}, cuts=2)
+    found["rloo"] = rloo(x)
     found["sigmoid"] = dpo(x, "sigmoid", 0.1)
     found["ipo"] = dpo(x, "ipo", 0.5)
     found["kto"] = kto(x, 1.0, 1.0)

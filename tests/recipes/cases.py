@@ -46,7 +46,8 @@ CASES = (
     Case("grpo", lambda: grpo(learning_rate=1e-3)),
     Case("grpo-full", lambda: grpo(
         learning_rate=1e-3, kl_weight=0.05, entropy_weight=0.01, correction="token", minibatches=2,
-        epochs=2, dual_clip=3.0, reduction="seq_mean_token_mean",
+        correction_floor=0.1, drop_above=1.0, epochs=2, dual_clip=3.0,
+        reduction="seq_mean_token_mean",
     ), updates=12),
     Case("grpo-curriculum", lambda: grpo(learning_rate=1e-3, curriculum=0.01),
          run={"task": "mix:add1,sub1,mul1"}, brief=True),
@@ -80,7 +81,9 @@ CASES = (
     Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
-    Case("rloo", lambda: rloo(learning_rate=1e-3, kl_weight=0.05), brief=True),
+    Case("rloo", lambda: rloo(
+        learning_rate=1e-3, kl_weight=0.05, ratio="answer", minibatches=2,
+    ), updates=6, brief=True),
     Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
     Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}, brief=True),
     Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),

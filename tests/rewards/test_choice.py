@@ -62,6 +62,25 @@ def test_nothing_is_chosen(text):
     assert verdict.feedback == "No choice was found in your answer; the right answer is B."
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is B or C.", "The answer is (B) or (C)", "Answer: B/C", "(A), (B) and (C)",
+     "**B** or **C**", "The answer is A or option B", "(B) & (A)", "The answer is B or B or D"],
+)  # fmt: skip
+def test_who_names_two_letters_chooses_none(text):
+    assert chosen(text) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Is it A or C? The answer is B.", "(A) or (C) would do, but the answer is B", "(B) or (F)",
+     "The answer is B and A is wrong", "The answer is B or, in words, the oak", "(B) or (B)",
+     "The answer is B and Clara knows it"],
+)  # fmt: skip
+def test_another_letter_elsewhere_is_no_hedge(text):
+    assert chosen(text) == "B"
+
+
 def test_fails_with_expected_and_actual():
     verdict = choice(task("B", ["fir", "oak"]), "I take (A).")
     assert (verdict.status, verdict.score) == ("fail", 0.0)

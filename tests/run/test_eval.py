@@ -51,6 +51,22 @@ def test_eval_of_two_tasks_prints_and_writes_what_it_found(tmp_path, capsys):
     assert items[0]["prompt"].rstrip("=").count("+") == 1
 
 
+def test_a_mixture_is_told_by_part_too(tmp_path, capsys):
+    command = f"eval tiny --task mix:add1%2Cmax3 --problems 7 --samples 2 --out {tmp_path}"
+    assert main([*command.split(), *SHORT]) == 0
+    table = json.loads((tmp_path / "eval.json").read_text())["table"]["mix:add1,max3"]
+    assert table["problems"] == 7
+    assert {part: own["problems"] for part, own in table["parts"].items()} == {"add1": 4, "max3": 3}
+    items = read_jsonl(tmp_path / "items.jsonl")
+    for part, own in table["parts"].items():
+        mine = [item for item in items if item["uid"].startswith(f"{part}/")]
+        assert own["mean_length"] == pytest.approx(np.mean([i["tokens"] for i in mine]), abs=0.01)
+        for name, row in own["scorers"].items():
+            scores = [item["scores"][name] for item in mine]
+            assert row["accuracy"][0] == pytest.approx(np.mean(scores), abs=1e-5)
+    assert "\n  max3: 3 problems x 2 answers" in capsys.readouterr().out
+
+
 def test_greedy_answers_are_one_a_problem_and_sampled_ones_hang_on_the_seed(tmp_path, capsys):
     texts = {}
     for name, options in {

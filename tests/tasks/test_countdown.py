@@ -1,5 +1,6 @@
 """Countdown: every problem can be solved, and an answer is judged by exact arithmetic."""
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -54,6 +55,13 @@ def test_answers(text, status, feedback):
     assert verdict.status == status
     assert verdict.score == (1.0 if status == "pass" else 0.0)
     assert feedback in verdict.feedback
+
+
+def test_long_answers_are_read_in_linear_time():
+    start = time.perf_counter()
+    assert reaches(TASK, "8/(5+3) = 1, or " + "(" * 300_000).status == "pass"
+    assert reaches(TASK, "(" * 300_000 + "1+1").feedback.startswith("Your expression has more than")
+    assert time.perf_counter() - start < 2  # 300,000 squared would take hours
 
 
 def test_values_are_exact():
