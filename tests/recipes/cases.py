@@ -51,7 +51,8 @@ CASES = (
     ), updates=12),
     Case("grpo-curriculum", lambda: grpo(learning_rate=1e-3, curriculum=0.01),
          run={"task": "mix:add1,sub1,mul1"}, brief=True),
-    Case("grpo-judged", lambda: grpo(learning_rate=1e-3, judge_weight=0.5, judge_tokens=16)),
+    Case("grpo-judged", lambda: grpo(learning_rate=1e-3, judge_weight=0.5, judge_tokens=16),
+         brief=True),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),
@@ -87,7 +88,7 @@ CASES = (
     Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
     Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}, brief=True),
     Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),
-    Case("rft", lambda: rft(learning_rate=1e-3, most=2, epochs=2), updates=6),
+    Case("rft", lambda: rft(learning_rate=1e-3, most=2, epochs=2), updates=6, brief=True),
     Case("ppo", lambda: ppo(
         learning_rate=1e-3, value_learning_rate=1e-2, minibatches=2, kl_weight=0.05,
     ), updates=12),
