@@ -223,7 +223,9 @@ def save_tensors(
     total = 0
 
     def write() -> None:
-        save_file(held, path / f"{len(shards)}.part", metadata={"format": "pt"})
+        part = path / f"{len(shards)}.part"
+        save_file(held, part, metadata={"format": "pt"})
+        part.chmod(0o644)  # safetensors lets its owner alone read a file
         shards.append(list(held))
         held.clear()
 

@@ -16,6 +16,8 @@ import numpy as np
 from jaxevo.rewards.apart.worker import load, one_line
 from jaxevo.types import Task, Verdict, VerdictStatus
 
+ROUNDING = 1e-6  # of a score that is a sum of parts
+
 
 @dataclasses.dataclass(frozen=True)
 class Custom:
@@ -63,7 +65,7 @@ def _verdict(value: Any) -> Verdict:
     if isinstance(value, bool | np.bool_):
         return Verdict("pass", 1.0) if value else Verdict("fail", 0.0)
     if isinstance(value, Real):
-        score = float(value)
+        score = _in_range(float(value))
         value = Verdict("pass" if score == 1.0 else "fail", score)
     if not isinstance(value, Verdict):
         kind = type(value).__name__
@@ -72,6 +74,15 @@ def _verdict(value: Any) -> Verdict:
         raise ValueError(f"it returned {value!r}; the status is pass, fail or error.")
     if isinstance(value.score, bool) or not isinstance(value.score, Real):
         raise TypeError(f"it returned the score {value.score!r}, which is no number.")
-    if not 0.0 <= float(value.score) <= 1.0:
+    score = _in_range(float(value.score))
+    if not 0.0 <= score <= 1.0:
         raise ValueError(f"it returned the score {value.score}, which is not in [0, 1].")
-    return dataclasses.replace(value, score=float(value.score))
+    return dataclasses.replace(value, score=score)
+
+
+def _in_range(score: float) -> float:
+    """0 or 1 where a sum of parts misses it by its rounding, as 0.8 + 0.1 + 0.1 does."""
+    for end in (0.0, 1.0):
+        if abs(score - end) <= ROUNDING:
+            return end
+    return score

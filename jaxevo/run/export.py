@@ -12,6 +12,12 @@ from typing import Literal
 GB = 10**9
 DOCUMENTS = (".json", ".jinja", ".txt", ".model")  # configs, tokenizer, chat template
 
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
 
 def export(
     *,
@@ -23,8 +29,9 @@ def export(
 ) -> int:
     """Writes a run's model as a Hugging Face directory, which transformers and vLLM open.
 
-    Configuration, tokenizer, chat template and generation settings are those of the model that the
-    run began with.
+    Configuration, tokenizer and generation settings are those of the model that the run began with.
+    So is the chat template, unless the run was trained under bare ChatML turns (--template chatml):
+    these are then the template.
 
     Args:
       source: run folder, whose last checkpoint is written, or a model.
@@ -56,6 +63,8 @@ def export(
         made = Path(scratch) / "model"
         made.mkdir()
         _copy_documents(folder, made, dtype)
+        if _template_of(source) == "chatml":
+            _set_template(made, CHATML)
         kind = np.dtype(getattr(jnp, dtype))
         tensors = hf_tensors(loaded.config, loaded.params)
         cast = ((name, tensor.astype(kind)) for name, tensor in tensors)
@@ -63,6 +72,22 @@ def export(
         os.rename(made, target)
     print(f"{target}: {loaded.config.family}, {dtype}")
     return 0
+
+
+def _template_of(source: str) -> str:
+    """The prompt form that a run was trained under; "" for a model."""
+    config = Path(source) / "config.json"
+    said = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    return said.get("options", {}).get("template", "")
+
+
+def _set_template(folder: Path, template: str) -> None:
+    for file in folder.glob("chat_template.*"):
+        file.unlink()
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    config["chat_template"] = template
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False), "utf-8")
 
 
 def _copy_documents(source: Path, target: Path, dtype: str) -> None:

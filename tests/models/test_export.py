@@ -18,7 +18,7 @@ from jaxevo.models.hf import load_hf
 from jaxevo.recipes.grpo import grpo
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.cli import main
-from jaxevo.types import TrainState
+from jaxevo.types import Message, TrainState
 
 
 @pytest.fixture
@@ -50,6 +50,20 @@ def test_the_weights_of_a_run_load_again_with_its_tokenizer(run, source, tmp_pat
     assert again.config == hub.load(source).config
     files = {file.name for file in (tmp_path / "out" / "model").iterdir()}
     assert files >= {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+
+
+def test_the_chat_template_is_the_one_of_the_run(run, source, tmp_path):
+    folder, _ = run
+    messages = (Message("system", "Be brief."), Message("user", "2+2?\nNow."), Message("tool", ""))
+    for template in ("model", "chatml"):
+        said = {"model": str(source), "template": template}
+        (folder / "config.json").write_text(json.dumps({"recipe": "grpo", "options": said}))
+        assert main(["export", str(folder), "--to", str(tmp_path / template)]) == 0
+        trained = hub.load(source).tokenizer.render(messages, template=template)
+        written = load_hf(tmp_path / template).tokenizer.render(messages, template="model")
+        assert written == trained
+    for file in (tmp_path / "chatml").glob("*.safetensors"):
+        assert file.stat().st_mode & 0o044  # others may read it
 
 
 def test_a_run_without_a_checkpoint_says_so(run, capsys):

@@ -141,6 +141,9 @@ def test_a_file_is_imported_once(own):
         (0, Verdict("fail", 0.0)),
         (0.5, Verdict("fail", 0.5)),
         (np.float32(0.5), Verdict("fail", 0.5)),
+        (1.0000000000000002, Verdict("pass", 1.0)),  # 0.8 * 3 / 3 + 0.2, say
+        (0.7 + 0.2 + 0.1, Verdict("pass", 1.0)),  # 0.9999999999999999
+        (-1e-17, Verdict("fail", 0.0)),
         (Verdict("error", 0.0, "no"), Verdict("error", 0.0, "no")),
         (Verdict("pass", 0.5), Verdict("pass", 0.5)),
     ],
