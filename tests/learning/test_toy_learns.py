@@ -51,8 +51,9 @@ def test_a_toy_that_cannot_add_is_no_toy():
 
 def test_grpo_learns_and_its_control_arm_does_not():
     curve = rewards(grpo(learning_rate=2e-4), rounds=30, task="add1")
-    assert mean(curve[:3]) < 0.55
-    assert mean(curve[-5:]) > 0.7
+    start = mean(curve[:3])  # 128 answers a round; rounding, and so the toy, differs by processor
+    assert start < 0.65
+    assert mean(curve[-5:]) > max(0.7, start + 0.15)
     control = rewards(grpo(learning_rate=2e-4), rounds=30, task="add1", control="random")
     assert mean(control[-5:]) < 0.55
 
