@@ -63,8 +63,7 @@ def clipped_surrogate(
     if level == "sequence":
         log_ratio_NA = _row_mean(log_ratio_NA, mask_NA)
     elif level == "sequence_sum":
-        total_N1 = log_ratio_NA.sum(axis=1, keepdims=True)
-        log_ratio_NA = jnp.broadcast_to(total_N1, log_ratio_NA.shape)
+        log_ratio_NA = _row_sum(log_ratio_NA)
     elif level == "sequence_token":
         stopped_NA = jax.lax.stop_gradient(log_ratio_NA)
         log_ratio_NA = log_ratio_NA - stopped_NA + _row_mean(stopped_NA, mask_NA)
@@ -191,8 +190,7 @@ def importance_weight(
     chex.assert_equal_shape([old_NA, behaviour_NA, mask_NA])
     difference_NA = masked(old_NA, mask_NA) - masked(behaviour_NA, mask_NA)
     if level == "sequence":
-        total_N1 = difference_NA.sum(axis=1, keepdims=True)
-        difference_NA = jnp.broadcast_to(total_N1, difference_NA.shape)
+        difference_NA = _row_sum(difference_NA)
     elif level != "token":
         raise ValueError(f'level must be "token" or "sequence", got {level!r}.')
     weight_NA = jnp.exp(_limited(difference_NA))
@@ -235,8 +233,12 @@ def off_policy_mask(
 def _row_mean(x_NA: jax.Array, mask_NA: Array | None) -> jax.Array:
     """Each row's mean over its masked tokens, at every token; x is 0 outside the mask."""
     length = x_NA.shape[1] if mask_NA is None else jnp.asarray(mask_NA, bool).sum(1, keepdims=True)
-    mean_N1 = x_NA.sum(axis=1, keepdims=True) / jnp.maximum(length, 1)
-    return jnp.broadcast_to(mean_N1, x_NA.shape)
+    return _row_sum(x_NA) / jnp.maximum(length, 1)
+
+
+def _row_sum(x_NA: jax.Array) -> jax.Array:
+    """Each row's sum, at every token; x is 0 outside the mask."""
+    return jnp.broadcast_to(x_NA.sum(axis=1, keepdims=True), x_NA.shape)
 
 
 def _limited(log_ratio_NA: jax.Array) -> jax.Array:

@@ -87,12 +87,9 @@ def chosen(text: str, letters: str = LETTERS[:DEFAULT]) -> str:
         last = letter if letter in letters else last
         while hedge := _HEDGE.match(text, start):
             start = hedge.end()
-            last = last if hedge[1] in (last, *_beyond(letters)) else ""
+            if hedge[1] in letters and hedge[1] != last:
+                last = ""
     return last
-
-
-def _beyond(letters: str) -> str:
-    return LETTERS[len(letters) :]
 
 
 def _own_answer(answer: str, choices: list[object], letters: str) -> str:

@@ -45,7 +45,7 @@ def export(
 
     from jaxevo.models import hub
     from jaxevo.models.hf import hf_tensors, save_tensors
-    from jaxevo.run.restore import load_subject
+    from jaxevo.run.restore import load_subject, run_options
 
     target = Path(to)
     if target.exists():
@@ -63,7 +63,7 @@ def export(
         made = Path(scratch) / "model"
         made.mkdir()
         _copy_documents(folder, made, dtype)
-        if _template_of(source) == "chatml":
+        if run_options(source).get("template") == "chatml":
             _set_template(made, CHATML)
         kind = np.dtype(getattr(jnp, dtype))
         tensors = hf_tensors(loaded.config, loaded.params)
@@ -72,13 +72,6 @@ def export(
         os.rename(made, target)
     print(f"{target}: {loaded.config.family}, {dtype}")
     return 0
-
-
-def _template_of(source: str) -> str:
-    """The prompt form that a run was trained under; "" for a model."""
-    config = Path(source) / "config.json"
-    said = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-    return said.get("options", {}).get("template", "")
 
 
 def _set_template(folder: Path, template: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxevo.models import hub
 
@@ -20,9 +21,13 @@ def load_subject(subject: str, *, name: str = "policy") -> hub.LoadedModel:
     path = Path(subject)
     if len(path.parts) > 1 and path.parent.is_dir() and not path.exists():
         raise FileNotFoundError(f"{subject} does not exist; give a run folder or a model.")
-    config = Path(subject) / "config.json"
-    is_run = config.is_file() and "options" in json.loads(config.read_text())
-    return load_policy("", subject, name=name) if is_run else load_policy(subject)
+    return load_policy("", subject, name=name) if run_options(subject) else load_policy(subject)
+
+
+def run_options(folder: str) -> dict[str, Any]:
+    """The options of a run's folder; none for a model's, and where nothing is."""
+    config = Path(folder) / "config.json"
+    return json.loads(config.read_text("utf-8")).get("options", {}) if config.is_file() else {}
 
 
 def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.LoadedModel:
@@ -38,10 +43,9 @@ def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.Loade
     """
     if not run:
         return hub.load(model)
-    config = Path(run) / "config.json"
-    if not config.exists():
+    if not (Path(run) / "config.json").exists():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json.")
-    loaded = hub.load(json.loads(config.read_text())["options"]["model"])
+    loaded = hub.load(run_options(run)["model"])
     from jaxevo.run.checkpoint import Checkpoints
 
     with Checkpoints(Path(run) / "checkpoints") as checkpoints:
