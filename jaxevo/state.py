@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxevo.base import joined, without
 from jaxevo.types import Array, Bound, Params, Recipe, TrainState
 
 COUNTERS = ("round", "position", "updates", "skipped", "skipped_in_a_row")
@@ -20,10 +21,13 @@ def initial_state(
     *,
     key: Array | None = None,
     place: Callable[[Any], Any] = jax.device_put,
+    base: Params | None = None,
 ) -> TrainState:
     """Every named parameter set as its own copy of the loaded weights, optimizers at zero.
 
     `key` is for what sets add to them (`ParamSet.init`): each gets one of its own.
+
+    Over a `base`, `params` are what every set has of its own.
 
     `place` puts a tree onto the devices where updates will leave it, so that the first update is
     compiled for the same layout as all others.
@@ -32,7 +36,11 @@ def initial_state(
     for index, own in enumerate(recipe.params):
         grown = jax.tree.map(jnp.copy, params)
         if own.init is not None:
-            grown = own.init(grown, None if key is None else jax.random.fold_in(key, index))
+            its_key = None if key is None else jax.random.fold_in(key, index)
+            if base is None:
+                grown = own.init(grown, its_key)
+            else:
+                grown = without(base, own.init(joined(base, grown), its_key))
         sets[own.name] = place(grown)
     optimizers = {o.name: place(o.optimizer().init(sets[o.trains])) for o in recipe.objectives}
     return TrainState(sets, optimizers, dict.fromkeys(COUNTERS, 0))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxevo.base import over
 from jaxevo.collect.lab import Learner
 from jaxevo.collect.pack import fitting, minibatches, stack, used
 from jaxevo.collect.table import Table, prepare
@@ -104,6 +105,7 @@ def learn(
             state.optimizer[objective.name],
             others,
             learner.place(batch),
+            learner.base,
             objective=objective,
             forward=learner.forward,
         )
@@ -127,6 +129,7 @@ def update(
     optimizer: Any,
     others: Mapping[str, Params],
     batch: Batch,
+    base: Params | None = None,
     *,
     objective: Objective,
     forward: Bound,
@@ -144,7 +147,7 @@ def update(
     """
 
     def parts(params: Params, micro: Batch) -> tuple[dict[str, tuple[Array, Array]], dict]:
-        return loss_parts(params, others, micro, objective, forward)
+        return loss_parts(params, others, micro, objective, over(base, forward))
 
     def denominators(micro: Batch) -> dict[str, Array]:
         pairs, _ = parts(jax.lax.stop_gradient(params), micro)
@@ -199,12 +202,14 @@ def new_optimizer(params: Params, *, objective: Objective) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("forward",))
-def old_logp(params: Params, batch: Batch, *, forward: Bound) -> dict[str, Array]:
+def old_logp(
+    params: Params, batch: Batch, base: Params | None = None, *, forward: Bound
+) -> dict[str, Array]:
     """Log-probs `[K, N, A]` of every stream under the weights that start the phase."""
 
     def score(micro: Batch) -> dict[str, Array]:
         packed, temperature = micro.layouts[OWN], micro.temperature
-        now = forward(params, packed, micro.answers, temperature, read=("logp",))
+        now = over(base, forward)(params, packed, micro.answers, temperature, read=("logp",))
         return {name: stream.logp_NA for name, stream in now.items()}
 
     return jax.lax.map(score, batch)
@@ -219,7 +224,8 @@ def with_old(table: Table, objective: Objective, learner: Learner, state: TrainS
         whole = list(range(start, min(start + size, count)))
         for chosen, batch in fitting(table, whole, shapes):
             params, placed = state.params[objective.trains], learner.place(batch)
-            for name, logp_KNA in old_logp(params, placed, forward=learner.forward).items():
+            old_KNA = old_logp(params, placed, learner.base, forward=learner.forward)
+            for name, logp_KNA in old_KNA.items():
                 flat = np.asarray(logp_KNA).reshape(-1, logp_KNA.shape[-1])
                 old[name][chosen] = flat[: len(chosen)]
     return dataclasses.replace(table, batch=dataclasses.replace(table.batch, old=old))

@@ -13,11 +13,12 @@ PACKAGE = ROOT / "jaxevo"
 HEAVY = ("transformers", "tensorflow", "torch", "orbax", "flax", "tokenizers", "tyro", "rich")
 
 # Who may import whom; a package may always import itself and `types`.
-LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys", "names"}
+LEAVES = {"kernels", "optimizers", "cache", "heads", "flow", "keys", "names", "base"}
 PARTS = {"losses", "advantages", "rewards", "tasks", "teachers", "envs"}
 ALLOWED = {
     "types": {"bound"},
     "bound": set(),
+    "base": set(),
     "kernels": set(),
     "optimizers": set(),
     "heads": {"flow"},
@@ -32,10 +33,11 @@ ALLOWED = {
     "recipes": LEAVES | PARTS | {"collect", "objectives"},
     "parallel": set(),
     "models": {"cache", "heads", "kernels", "parallel"},
-    "sampling": {"kernels", "keys", "parallel", "models"},
-    "state": set(),
-    "step": {"collect", "losses", "state"},
+    "sampling": {"kernels", "keys", "parallel", "models", "base"},
+    "state": {"base"},
+    "step": {"base", "collect", "losses", "state"},
     "run": {
+        "base",
         "cache",
         "collect",
         "kernels",

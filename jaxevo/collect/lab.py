@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxevo.base import over
 from jaxevo.collect.pack import Shapes, fitting, stack
 from jaxevo.collect.table import prepare
 from jaxevo.tasks.mixture import PART
@@ -59,20 +60,28 @@ class Learner:
     """What scoring and updates need beside a recipe: the policy's forward and declared shapes.
 
     forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
-    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices.
+    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices. base:
+    what parameter sets lie over (`jaxevo.base`), None where each is whole.
     """
 
     forward: Bound
     shapes: Mapping[str, Shapes]
     place: Any = jax.device_put
+    base: Params | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("fn", "forward"))
 def _mapped(
-    sets: Mapping[str, Params], batch: Batch, operands: tuple, *, fn: Bound, forward: Bound
+    sets: Mapping[str, Params],
+    batch: Batch,
+    base: Params | None,
+    operands: tuple,
+    *,
+    fn: Bound,
+    forward: Bound,
 ) -> Any:
     """fn on the only micro-batch of a stack."""
-    return fn(sets, jax.tree.map(lambda x_K: x_K[0], batch), forward, *operands)
+    return fn(sets, jax.tree.map(lambda x_K: x_K[0], batch), over(base, forward), *operands)
 
 
 def _pieces(whole: range, size: int) -> list[range]:
@@ -343,7 +352,9 @@ class Lab:
         run = functools.partial(_mapped, fn=fn, forward=learner.forward)
         parts, counts = [], []
         for cut, batch in batches:
-            parts.append(jax.device_get(run(self._sets, learner.place(batch), operands)))
+            parts.append(
+                jax.device_get(run(self._sets, learner.place(batch), learner.base, operands))
+            )
             counts.append(len(cut))
         if by == "groups":
             return jax.tree.map(lambda *xs: np.stack(xs), *parts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Stream
+from jaxevo.types import OWN, Array, Batch, Objective, Params, Stream
 
 Streams = Mapping[str, Stream]
 
@@ -18,7 +18,7 @@ def loss_parts(
     others: Mapping[str, Params],
     micro: Batch,
     objective: Objective,
-    forward: Bound,
+    forward: Callable[..., Streams],
 ) -> tuple[dict[str, tuple[Array, Array]], dict[str, dict[str, Array]]]:
     """Frozen views, current forward, credit, terms -> (numerator, denominator) by term.
 

@@ -33,7 +33,7 @@ from jaxevo.models.attention import (
     capped,
     near,
 )
-from jaxevo.models.layers import experts, gated, rms_norm, rotary, rotate
+from jaxevo.models.layers import ACTIVATIONS, experts, gated, rms_norm, rotary, rotate
 from jaxevo.models.table import DecoderConfig, Weight, map_table
 from jaxevo.types import Array, Params
 
@@ -252,7 +252,7 @@ def _layer(layers: Any, index: int) -> Params:
 
 def _after(config: DecoderConfig, weights: Params, x: jax.Array, mixed: jax.Array) -> jax.Array:
     """What follows attention in a layer."""
-    x = _added(config, weights, "attn", x, mixed @ weights["o"])
+    x = _added(config, weights, "attn", x, _product(config, weights, "o", mixed))
     inner = x if config.norms == "after" else _norm(config, x, weights["ffn_norm"])
     return _added(config, weights, "ffn", x, _feed_forward(config, weights, inner))
 
@@ -267,6 +267,9 @@ def _added(
 
 
 def _feed_forward(config: DecoderConfig, weights: Params, x: jax.Array) -> jax.Array:
+    if any(f"{name}_lora_a" in weights for name in ("gate", "up", "down")):
+        opened, lifted = (_product(config, weights, name, x) for name in ("gate", "up"))
+        return _product(config, weights, "down", ACTIVATIONS[config.activation](opened) * lifted)
     if not config.experts:
         return gated(x, weights["gate"], weights["up"], weights["down"], config.activation)
     flat = x.reshape(-1, x.shape[-1])
@@ -278,6 +281,15 @@ def _feed_forward(config: DecoderConfig, weights: Params, x: jax.Array) -> jax.A
         activation=config.activation,
     )
     return mixed.reshape(x.shape)
+
+
+def _product(config: DecoderConfig, weights: Params, name: str, x: jax.Array) -> jax.Array:
+    """x W, and s · (x A) B where the matrix has an adapter (`lora.py`)."""
+    y = x @ weights[name]
+    if f"{name}_lora_a" not in weights:
+        return y
+    low = x @ weights[f"{name}_lora_a"]
+    return y + config.adapter_scale * (low @ weights[f"{name}_lora_b"])
 
 
 @jax.jit
@@ -321,7 +333,7 @@ def _project(config: DecoderConfig, weights: Params, x_BSD: jax.Array, rotation:
         x_BSD = _norm(config, x_BSD, weights["attn_norm"])
 
     def side(name: str, heads: int) -> jax.Array:
-        y = x_BSD @ weights[name]
+        y = _product(config, weights, name, x_BSD)
         if config.qkv_bias:
             y = y + weights[f"{name}_bias"]
         if config.qk_norm == "width" and name != "v":

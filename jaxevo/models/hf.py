@@ -213,9 +213,13 @@ def write_hf_dir(
 
 
 def save_tensors(
-    path: Path, tensors: Iterable[tuple[str, np.ndarray]], *, shard_bytes: int = 5 * 10**9
+    path: Path,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    shard_bytes: int = 5 * 10**9,
+    name: str = "model",
 ) -> None:
-    """Writes model.safetensors, or shards of at most so many bytes with their index."""
+    """Writes NAME.safetensors, or shards of at most so many bytes with their index."""
     from safetensors.numpy import save_file
 
     shards: list[list[str]] = []
@@ -229,20 +233,20 @@ def save_tensors(
         shards.append(list(held))
         held.clear()
 
-    for name, tensor in tensors:
+    for tensor_name, tensor in tensors:
         if held and sum(x.nbytes for x in held.values()) + tensor.nbytes > shard_bytes:
             write()
-        held[name], total = tensor, total + tensor.nbytes
+        held[tensor_name], total = tensor, total + tensor.nbytes
     write()
     if len(shards) == 1:
-        (path / "0.part").rename(path / "model.safetensors")
+        (path / "0.part").rename(path / f"{name}.safetensors")
         return
-    files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    files = [f"{name}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     for i, file in enumerate(files):
         (path / f"{i}.part").rename(path / file)
-    weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+    weight_map = {n: file for file, names in zip(files, shards, strict=True) for n in names}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    (path / f"{name}.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
 def _required_json(path: Path) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class DecoderConfig:
     slot takes `experts_per_token` of, mixed by the router's probabilities, which norm_topk makes
     sum to 1; 0 for one layer that all slots take. windowed: by layer, whether a slot sees only the
     last `window` positions, its own included; () for none. window_theta: θ of these layers, without
-    scaling; None for the same positions everywhere.
+    scaling; None for the same positions everywhere. adapter_scale: what the products of low-rank
+    adapters are multiplied by, where parameters have some (`lora.py`).
     """
 
     vocab_size: int
@@ -98,6 +99,7 @@ class DecoderConfig:
     windowed: tuple[bool, ...] = ()
     window: int = 0
     window_theta: float | None = None
+    adapter_scale: float = 1.0
 
     @property
     def layer_weights(self) -> int:

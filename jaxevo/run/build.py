@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxevo.collect.lab import Lab, Learner, RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes
 from jaxevo.kernels import is_one_tpu
 from jaxevo.models import hub
+from jaxevo.models.lora import init_adapters, with_adapters
 from jaxevo.models.scorer import score
 from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
@@ -23,7 +24,7 @@ from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
 from jaxevo.run.trackers import check_trackers
 from jaxevo.sampling.drawing import FINISH
-from jaxevo.sampling.sampler import Sampler, publish
+from jaxevo.sampling.sampler import Published, Sampler, publish
 from jaxevo.sampling.stops import stop_table
 from jaxevo.state import initial_state, state_shapes
 from jaxevo.tasks import load_task
@@ -42,6 +43,7 @@ from jaxevo.types import (
 )
 
 EVALUATION = 0x65766C  # folded into the run's key, so that evaluation draws its own tokens
+ADAPTERS = 0x6C6F7261  # folded into the run's key for the adapters' first values
 HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
 RUNGS = 13  # shapes of an update: 2^(-k/4) of the worst case, down to an eighth
 WIDEST_PAIR = 512  # slots of a packed row up to which two groups share it: attention is quadratic
@@ -51,7 +53,10 @@ PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """What can sample and score: a model, its tokenizer, problems, a sampler and sizes."""
+    """What can sample and score: a model, its tokenizer, problems, a sampler and sizes.
+
+    publish: makes the sampler's own copy of a parameter set.
+    """
 
     model: hub.LoadedModel
     source: TaskSource
@@ -59,6 +64,7 @@ class Bench:
     rollout: RolloutConfig
     seed: int
     control: str = "none"
+    publish: Callable[[Params], Params] = publish
 
     def lab(
         self,
@@ -87,7 +93,7 @@ class Bench:
             key=jax.random.fold_in(key, EVALUATION) if evaluation else key,
             finish_names=FINISH,
             sets=sets,
-            publish=publish,
+            publish=self.publish,
             conversations=self.sampler.conversations,
             round_index=round_index,
             position=position,
@@ -183,6 +189,8 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
     model = hub.load(options.model) if model is None else model
+    if (lora := options.lora()) is not None:
+        model = dataclasses.replace(model, config=with_adapters(model.config, lora))
     bench = build_bench(
         model=model,
         task=source,
@@ -215,11 +223,17 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
     place = functools.partial(replicate, mesh)
-    if isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct):
-        state = state_shapes(recipe, model.params, key=key, place=place)
-    else:
-        state = initial_state(recipe, model.params, key=key, place=place)
+    shapes_only = isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct)
+    own, base = model.params, None
+    if (lora := options.lora()) is not None:
+        its_key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
+        own, base = init_adapters(its_key, model.config, lora), model.params
+        base = base if shapes_only else place(base)
+        bench = dataclasses.replace(bench, publish=Published(base))
+    start = state_shapes if shapes_only else initial_state
+    state = start(recipe, own, key=key, place=place, base=base)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
+    learner = dataclasses.replace(learner, base=base)
     return Run(recipe, options, bench, learner, state, recipe.memory())
 
 

@@ -4,66 +4,163 @@ One Orbax step folder holds all parameter sets and optimizer states and the arra
 memory (`arrays`), and as JSON the counters, the memory's other values, the byte offsets of the log
 files and the configuration (`meta`). Randomness needs no saving: every key is derived from the
 run's seed and from where a row stands.
+
+A checkpoint counts once it has its manifest (`manifest.py`), which a thread writes behind Orbax's
+own; older ones go only then, so that a crash at any moment leaves a whole one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.run.manifest import (
+    DamagedError,
+    NewerFormatError,
+    UnsealedError,
+    check_whole,
+    read_manifest,
+    seal,
+)
 from jaxevo.types import TrainState
+
+LONGEST_SAVE = 3600  # seconds
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; those before it are untouched."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, newest last; a context manager.
+    """The checkpoints of one run folder; a context manager that waits for the last save.
 
     Args:
-      folder: made when missing.
+      folder: made when missing by one that writes.
       keep: how many of the newest stay.
+      keep_best: how many of those with the highest score stay besides.
+      writes: False for a reader, which changes nothing in the folder and may come while another
+        process writes.
+      say: takes a line about each checkpoint that is passed over because it is not whole. A writer
+        sets such a folder aside under another name, where a whole one is left or none ever was.
+
+    Raises:
+      ValueError: there are checkpoints, but the newest was written by a later version, or none is
+        whole.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 2):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        keep: int = 2,
+        keep_best: int = 0,
+        writes: bool = True,
+        say: Callable[[str], None] = lambda line: None,
+    ):
         import orbax.checkpoint as ocp
 
-        logging.getLogger("absl").setLevel(logging.WARNING)
-        self._ocp = ocp
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp, self._folder = ocp, Path(folder).absolute()
+        self._keep, self._keep_best, self._writes = keep, keep_best, writes
+        self._newest = self._find_whole(say)
         self._manager = ocp.CheckpointManager(
-            Path(folder).absolute(),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=False
+                create=writes,
+                read_only=not writes,
+                cleanup_tmp_directories=writes,
+                async_options=ocp.AsyncOptions(timeout_secs=LONGEST_SAVE),
             ),
         )
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: Future[int] | None = None
+        self._hangs = False
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        try:
+            # What ends the block already is said rather than that its last save failed too.
+            with contextlib.suppress(*() if kind is None else (SaveError,)):
+                self.wait()
+        finally:
+            self._sealer.shutdown(wait=not self._hangs)
+            if not self._hangs:
+                with contextlib.suppress(Exception):  # `wait` has told of a save that failed
+                    self._manager.close()
 
     def latest(self) -> int | None:
-        """The newest checkpoint's round, None when there is none."""
-        return self._manager.latest_step()
+        """The newest whole checkpoint's round, None when there is none."""
+        return self._newest
 
-    def save(self, state: TrainState, memory: Any, meta: Mapping[str, Any]) -> None:
-        """Saves a state after its last finished round; `meta` holds JSON values."""
+    def save(
+        self,
+        state: TrainState,
+        memory: Any,
+        meta: Mapping[str, Any],
+        *,
+        score: float | None = None,
+    ) -> None:
+        """Begins to save a state after its last finished round, once the save before has ended.
+
+        The state may be used and given away as soon as this returns.
+
+        Args:
+          meta: JSON values.
+          score: ranks it among those of `keep_best`, larger is better.
+
+        Raises:
+          SaveError: this save, or the one before, failed.
+        """
+        self.wait()
         arrays, values = split_memory(memory)
-        args = self._ocp.args
+        args, step = self._ocp.args, state.counters["round"]
         tree = {"params": state.params, "optimizer": state.optimizer, "memory": arrays}
         own = {"counters": dict(state.counters), "memory": values}
-        self._manager.save(
-            state.counters["round"],
-            args=args.Composite(
-                arrays=args.StandardSave(_without_empty(tree)),
-                meta=args.JsonSave({**meta, **own}),
-            ),
-        )
-        self._manager.wait_until_finished()
+        said = json.loads(json.dumps({**meta, **own}))  # a copy: it is written later
+        with self._told(step):
+            begun = self._manager.save(
+                step,
+                args=args.Composite(
+                    arrays=args.StandardSave(_own_copies(_without_empty(tree))),
+                    meta=args.JsonSave(said),
+                ),
+                force=True,
+            )
+        if not begun:
+            raise SaveError(f"checkpoint {step} was not written: the folder has it already.")
+        self._sealing = self._sealer.submit(self._seal, step, score)
+
+    def wait(self) -> None:
+        """Returns once the last save is on disk and has its manifest.
+
+        Raises:
+          SaveError: it failed.
+        """
+        begun, self._sealing = self._sealing, None
+        if begun is None:
+            return
+        try:
+            self._newest = begun.result(timeout=LONGEST_SAVE)
+        except FuturesTimeout:
+            self._hangs = True
+            raise SaveError(
+                f"a checkpoint has not been written to {self._folder} after {LONGEST_SAVE} s; "
+                "see whether the disk still answers, and give the same command again."
+            ) from None
 
     def restore(
         self, like: TrainState, memory: Any, *, step: int | None = None
@@ -71,11 +168,10 @@ class Checkpoints:
         """The newest (or named) checkpoint as a state shaped and placed like `like`.
 
         Raises:
-          FileNotFoundError: no checkpoint. ValueError: one that belongs to another recipe or model.
+          FileNotFoundError: no checkpoint. ValueError: one that belongs to another recipe or model,
+            or a named one that is not whole.
         """
-        step = self.latest() if step is None else step
-        if step is None:
-            raise FileNotFoundError("there is no checkpoint to restore in this run folder.")
+        step = self._wanted(step)
         args = self._ocp.args
         arrays, _ = split_memory(memory)
         tree = {"params": like.params, "optimizer": like.optimizer, "memory": arrays}
@@ -98,10 +194,11 @@ class Checkpoints:
         return state, join_memory(memory, merged["memory"], meta["memory"]), meta
 
     def restore_params(self, name: str, *, like: Any) -> Any:
-        """One parameter set of the newest checkpoint, shaped and placed like `like`."""
-        step = self.latest()
-        if step is None:
-            raise FileNotFoundError("there is no checkpoint in this run folder.")
+        """One parameter set of the newest checkpoint, shaped and placed like `like`.
+
+        Raises:
+          FileNotFoundError: no checkpoint.
+        """
         args = self._ocp.args
         wanted = {"params": {name: jax.tree.map(_abstract, like)}}
         partial = args.PyTreeRestore(
@@ -109,8 +206,103 @@ class Checkpoints:
             restore_args=self._ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        got = self._manager.restore(step, args=args.Composite(arrays=partial))
+        got = self._manager.restore(self._wanted(None), args=args.Composite(arrays=partial))
         return got["arrays"]["params"][name]
+
+    # ------------------------------------------------------------------------ which are whole
+    def _find_whole(self, say: Callable[[str], None]) -> int | None:
+        """The newest whole checkpoint; those after it are passed over, and set aside to write."""
+        faults: dict[int, ValueError] = {}
+        newest = None
+        for step in reversed(_steps(self._folder)):
+            try:
+                check_whole(self._folder / str(step))
+                newest = step
+                break
+            except (UnsealedError, DamagedError) as fault:
+                faults[step] = fault
+        damaged = [str(s) for s, f in faults.items() if isinstance(f, DamagedError)]
+        if newest is None and damaged:
+            said = "; ".join(f"{s}: {f}" for s, f in faults.items())
+            raise ValueError(
+                f"no checkpoint in {self._folder} is whole ({said}). Nothing was changed. Bring "
+                "one back from a copy, or begin anew with another --out."
+            )
+        for step, fault in faults.items():
+            aside = f"; it is kept as {self._set_aside(step)}" if self._writes else ""
+            before = "none before it" if newest is None else f"checkpoint {newest} is used"
+            say(f"checkpoint {step} is not whole ({fault}){aside}; {before}")
+        return newest
+
+    def _set_aside(self, step: int) -> str:
+        place = next(
+            p
+            for n in range(1, 1_000_000)
+            if not (p := self._folder / f"not-whole-{step}-{n}").exists()
+        )
+        (self._folder / str(step)).rename(place)
+        return place.name
+
+    def _wanted(self, step: int | None) -> int:
+        if step is None:
+            step = self._newest
+            if step is None:
+                raise FileNotFoundError(f"there is no checkpoint in {self._folder}.")
+        else:
+            try:
+                check_whole(self._folder / str(step))
+            except (UnsealedError, DamagedError) as fault:
+                raise ValueError(f"checkpoint {step} is not whole: {fault}.") from None
+        return step
+
+    # ------------------------------------------------------------------------ behind a save
+    def _seal(self, step: int, score: float | None) -> int:
+        """Waits for Orbax, writes the manifest and lets old checkpoints go. Returns the step."""
+        with self._told(step):
+            self._manager.wait_until_finished()
+            seal(self._folder / str(step), score=score)
+            for old in self._superseded():
+                shutil.rmtree(self._folder / str(old))
+        return step
+
+    def _superseded(self) -> list[int]:
+        scores = {}
+        for step in _steps(self._folder):
+            with contextlib.suppress(UnsealedError, DamagedError, NewerFormatError):
+                scores[step] = read_manifest(self._folder / str(step)).score
+        ranked = sorted((s for s in scores if scores[s] is not None), key=lambda s: (scores[s], s))
+        kept = {*list(scores)[-self._keep :], *ranked[len(ranked) - self._keep_best :]}
+        return [step for step in scores if step not in kept]
+
+    @contextlib.contextmanager
+    def _told(self, step: int) -> Iterator[None]:
+        """Failures of a save as one kind of error that says what is left."""
+        try:
+            yield
+        except Exception as fault:
+            kept = "none was written before"
+            if self._newest is not None:
+                kept = f"checkpoint {self._newest} is whole"
+            raise SaveError(
+                f"checkpoint {step} could not be written to {self._folder} "
+                f"({_reason(fault)}); {kept}. Mend that, and the same command continues from there."
+            ) from fault
+
+
+def _steps(folder: Path) -> list[int]:
+    """Rounds that there are folders for, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+def _reason(fault: BaseException) -> str:
+    """The first line of what went wrong, in the words of the system where it has some."""
+    while not isinstance(fault, OSError) and fault.__cause__ is not None:
+        fault = fault.__cause__
+    if isinstance(fault, OSError) and fault.strerror:
+        return fault.strerror
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0][:200]
 
 
 def split_memory(memory: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -129,6 +321,20 @@ def split_memory(memory: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def join_memory(memory: Any, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
     """The memory with fields from a checkpoint; `split_memory` undone."""
     return dataclasses.replace(memory, **{n: np.asarray(a) for n, a in arrays.items()}, **values)
+
+
+def _own_copies(tree: Any) -> Any:
+    """What a save may read while the next update already takes the weights' buffers.
+
+    From an accelerator Orbax copies before it returns; on a CPU it reads the buffers themselves.
+    """
+
+    def copy(x: Any) -> Any:
+        if isinstance(x, jax.Array):
+            return jnp.copy(x) if next(iter(x.devices())).platform == "cpu" else x
+        return np.array(x)
+
+    return jax.tree.map(copy, tree)
 
 
 def _abstract(x: Any) -> Any:

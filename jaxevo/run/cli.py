@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
@@ -13,6 +14,8 @@ from jaxevo.cache import cache_dir
 from jaxevo.run.arguments import UsageError, fail, options_class, parse, pick
 from jaxevo.run.pages import use_huge_pages
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 COMMANDS = {
     "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
     "eval": ("jaxevo.run.eval_command", "evaluate_model", "pass@k, maj@k: jaxevo eval RUN|MODEL"),
@@ -49,8 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in ("train", "plan"):
             return _with_recipe(name, command, rest)
         return call(command, rest, prog=f"jaxevo {name}", summary=summary)
-    except (UsageError, ValueError, FileNotFoundError, FileExistsError) as fault:
+    except (UsageError, ValueError) as fault:
         return fail(" ".join(str(fault).split()))
+    except OSError as fault:
+        fail(_said(fault))
+        return 1 if fault.errno in FULL else 2
+
+
+def _said(fault: OSError) -> str:
+    """One line: the system's own words, the file, and what to do."""
+    if not fault.strerror:
+        return " ".join(str(fault).split())
+    place = f": {fault.filename}" if fault.filename else ""
+    if fault.errno in FULL:
+        return f"{fault.strerror}{place}. Make room; the same command continues a run."
+    if fault.errno in FORBIDDEN:
+        return f"{fault.strerror}{place}. Give a place that you may write, or change its rights."
+    return f"{fault.strerror}{place}."
 
 
 def _keep_compiled_programs() -> None:

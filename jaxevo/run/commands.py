@@ -21,6 +21,7 @@ from jaxevo.types import Recipe
 def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
     """Trains, or prints what would be trained."""
     from jaxevo.run.build import build_run
+    from jaxevo.run.checkpoint import SaveError
     from jaxevo.run.console import Progress
     from jaxevo.run.loop import DivergedError
     from jaxevo.run.loop import train as run_rounds
@@ -34,10 +35,16 @@ def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
         with progress.phase("load"):
             run = build_run(recipe, options)
         try:
-            _, summary = run_rounds(run, progress)
-        except DivergedError as fault:
+            state, summary = run_rounds(run, progress)
+        except (DivergedError, SaveError) as fault:
             print(f"jaxevo: {fault}", file=sys.stderr)
             return 1
+        if "stopped" in summary:
+            progress.say(
+                f"stopped by {summary['stopped']} after round {state.counters['round'] - 1}, saved "
+                f"in {options.out}; the same command continues"
+            )
+            return 0
         for line in held_out_lines(summary):
             progress.say(line)
         progress.say(f"run folder: {options.out}   report: {summary['report']}")

@@ -26,7 +26,6 @@ class Progress:
 
     Args:
       total: rounds of the whole run.
-      done: rounds that were done before, when a run is resumed.
       stream: where to write; stdout.
 
     >>> with Progress(1, stream=sys.stdout) as progress:  # doctest: +SKIP
@@ -37,9 +36,9 @@ class Progress:
     seconds: compile 18.0
     """
 
-    def __init__(self, total: int, *, done: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, *, stream: TextIO | None = None) -> None:
         self.total = total
-        self.done = done
+        self.done = 0
         self._stream = sys.stdout if stream is None else stream
         self._seconds: dict[str, float] = {}
         self._finished: list[float] = []  # when the recent rounds ended
@@ -59,6 +58,12 @@ class Progress:
             self._bar = None
         if self._seconds and raised[0] is None:
             self.say(f"seconds: {', '.join(f'{n} {s:.1f}' for n, s in self._seconds.items())}")
+
+    def resume(self, done: int) -> None:
+        """Counts rounds that an earlier process has done."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
 
     def update(self, metrics: Mapping[str, Any]) -> None:
         """Reports one finished round; missing and non-finite numbers show as they are."""

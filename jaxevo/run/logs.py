@@ -20,12 +20,14 @@ import jax
 import numpy as np
 
 from jaxevo.models.tokenizer import Tokenizer
+from jaxevo.run.board import Board
 from jaxevo.run.trackers import Trackers
 from jaxevo.types import Actions, Row, Segment
 
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 AUDIT = "audit.jsonl"  # made with its first line
+BOARD = "tensorboard"
 DECIMALS = 5
 
 
@@ -173,7 +175,7 @@ class RunLog:
             for name, path in paths.items()
             if name != AUDIT or path.exists()
         }
-        self._board: Any = None
+        self._board: Board | None = None
         self._trackers = Trackers(trackers, self.folder)
 
     def __enter__(self) -> RunLog:
@@ -212,10 +214,9 @@ class RunLog:
         self._write(METRICS, [line | {"nonfinite": nonfinite} if nonfinite else line])
         self._trackers.metrics(line)
         if self._board is None:
-            self._board = self._open_board(purge_step=None)
-        for name, value in line.items():
-            if name != "round" and isinstance(value, (int, float)):
-                self._board.add_scalar(name, value, global_step=line["round"])
+            self._board = Board(self.folder / BOARD)
+        numbers = {n: x for n, x in line.items() if n != "round" and isinstance(x, (int, float))}
+        self._board.write(numbers, line["round"])
 
     def write_rollouts(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Writes one line per record of `rollout_record`; non-finite numbers become null."""
@@ -254,25 +255,29 @@ class RunLog:
             (self.folder / AUDIT).unlink()
         rounds = [line["round"] for line in read_jsonl(self.folder / METRICS)]
         self._close_board()
-        self._board = self._open_board(purge_step=rounds[-1] + 1 if rounds else 0)
+        self._board = Board(self.folder / BOARD, purge_step=rounds[-1] + 1 if rounds else 0)
 
     def _write(self, name: str, values: Sequence[Mapping[str, Any]]) -> None:
         file = self._files[name]
         file.writelines(_encoded(compact_json(value)) + b"\n" for value in values)
         file.flush()
 
-    def _open_board(self, *, purge_step: int | None) -> Any:
-        from tensorboardX import SummaryWriter
-
-        folder = self.folder / "tensorboard"
-        # tensorboardX names files by the second and would overwrite one opened in the same second.
-        part = len(list(folder.glob("*"))) if folder.exists() else 0
-        return SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=f".{part:04d}")
-
     def _close_board(self) -> None:
         if self._board is not None:
             self._board.close()
         self._board = None
+
+
+def set_logs_aside(folder: Path) -> Path | None:
+    """Moves the log files of a run that cannot be continued into a folder beside; None for none."""
+    names = [n for n in (METRICS, ROLLOUTS, AUDIT, BOARD) if (folder / n).exists()]
+    if not any((folder / n).stat().st_size for n in names if n != BOARD):
+        return None
+    place = next(p for n in range(1, 1_000_000) if not (p := folder / f"broken-off-{n}").exists())
+    place.mkdir()
+    for name in names:
+        (folder / name).rename(place / name)
+    return place
 
 
 def _open_at_line_end(path: Path) -> BinaryIO:
@@ -355,10 +360,14 @@ def compact_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
+def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Writes a file whole or not at all; `durable` ones are on disk when this returns."""
     fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes(data)
+    with fresh.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     fresh.replace(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,12 +17,17 @@ import numpy as np
 from jaxevo.run.ahead import Ahead, gather_round
 from jaxevo.run.audit import audit_records
 from jaxevo.run.build import Run
+from jaxevo.run.changes import changed_options, recipe_values
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.console import Progress
 from jaxevo.run.evaluate import evaluate
-from jaxevo.run.logs import RunLog, rollout_record
+from jaxevo.run.faults import nonfinite_weights, round_faults
+from jaxevo.run.fingerprint import fingerprint
+from jaxevo.run.lock import only_writer
+from jaxevo.run.logs import RunLog, rollout_record, set_logs_aside
 from jaxevo.run.metrics import action_signals, round_metrics
-from jaxevo.run.report import write_report
+from jaxevo.run.report import read_config, write_report
+from jaxevo.run.stopping import Stopping
 from jaxevo.step import improve
 from jaxevo.types import Row, TrainState
 
@@ -34,62 +40,180 @@ class DivergedError(RuntimeError):
 
 
 def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
-    """Runs all rounds and writes the run folder.
+    """Runs all rounds and writes the run folder; continues where its newest checkpoint stands.
+
+    On SIGTERM or Ctrl-C it saves after the round at hand and returns.
 
     Returns:
       the last state, and a summary: `before` and `after` (held-out means by scorer, None without
-      evaluation), `rewards` (mean reward by round) and `report` (path).
+      evaluation), `stopped` (the signal's name where one ended the run, else absent) and `report`
+      (path; absent where a signal ended the run, as there may be no time).
 
     Raises:
       DivergedError: after three refused updates in a row.
+      BusyError: another process writes the folder.
+      SaveError: a checkpoint could not be written.
+      ValueError: the folder has checkpoints, and none that can be used.
     """
-    options, folder = run.options, Path(run.options.out)
-    with Checkpoints(folder / "checkpoints", keep=options.keep) as checkpoints:
-        resumed = checkpoints.latest() is not None
-        state, memory, config = run.state, run.memory, describe(run)
-        spent: Mapping[str, float] = {}  # seconds by phase before this process
-        off_policy = Ahead(run) if options.off_policy else contextlib.nullcontext()
-        kept = RunLog(folder, append=resumed, trackers=options.log)
-        with off_policy as ahead, kept as log:
-            if resumed:
-                with progress.phase("restore"):
-                    state, memory, meta = checkpoints.restore(state, memory)
-                    log.cut_back(meta["offsets"])
-                    config["evaluation"], spent = meta["evaluation"], meta["seconds"]
-                progress.say(f"continuing {folder} after round {state.counters['round'] - 1}")
-            log.write_config(config)
-            while state.counters["round"] < options.rounds:
-                index = state.counters["round"]
-                scores = {}
-                if _evaluates(options.eval_every, index) and options.eval_problems:
-                    scores = _evaluate(run, state, progress)
-                    config["evaluation"].setdefault("before", scores)
-                phase = "first round" if index == 0 else "rounds"
-                with progress.phase(phase):
-                    state, memory, metrics, records = one_round(
-                        run, state, memory, ahead, audit=log.write_audit
-                    )
-                log.write_metrics(metrics | {f"eval/{n}": s for n, s in scores.items()})
-                log.write_rollouts(records)
-                progress.update(metrics)
-                if state.counters["skipped_in_a_row"] >= PATIENCE:
-                    raise DivergedError(_diverged(state, metrics))
-                last = state.counters["round"] == options.rounds
-                if last and options.eval_problems:
-                    config["evaluation"]["after"] = _evaluate(run, state, progress)
-                if options.saves_after(state.counters["round"]):
-                    with progress.phase("checkpoint"):
-                        meta = {
-                            "offsets": log.offsets(),
-                            "evaluation": config["evaluation"],
-                            "seconds": _added(spent, progress.seconds()),
-                        }
-                        checkpoints.save(state, memory, meta)
-            config["seconds"] = _added(spent, progress.seconds())
-            log.write_config(config)
+    folder = Path(run.options.out)
+    with _opened(run, progress) as job, Stopping() as stopping:
+        while job.done < run.options.rounds and stopping.asked is None:
+            job.round()
+            if run.options.saves_after(job.done) or stopping.asked is not None:
+                job.save()
+        job.finish()
+    if job.done < run.options.rounds:
+        return job.state, {**job.config["evaluation"], "stopped": stopping.asked}
     with progress.phase("report"):
         report = write_report(folder)
-    return state, {**config["evaluation"], "report": str(report)}
+    return job.state, {**job.config["evaluation"], "report": str(report)}
+
+
+@contextlib.contextmanager
+def _opened(run: Run, progress: Progress) -> Iterator[_Job]:
+    """The run at its newest checkpoint, or at its beginning, in a folder that is its own."""
+    options, folder = run.options, Path(run.options.out)
+    with contextlib.ExitStack() as held:
+        held.enter_context(only_writer(folder))
+        checkpoints = held.enter_context(
+            Checkpoints(
+                folder / "checkpoints",
+                keep=options.keep,
+                keep_best=options.keep_best,
+                say=progress.say,
+            )
+        )
+        resumes = checkpoints.latest() is not None
+        if not resumes:
+            _set_logs_aside(folder, progress)
+        ahead = held.enter_context(Ahead(run)) if options.off_policy else None
+        log = held.enter_context(RunLog(folder, append=resumes, trackers=options.log))
+        job = _Job(run, progress, checkpoints, log, ahead)
+        if resumes:
+            job.resume()
+        log.write_config(job.config)
+        yield job
+
+
+class _Job:
+    """A run in its folder: what `train` does round by round."""
+
+    def __init__(
+        self,
+        run: Run,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        ahead: Ahead | None,
+    ):
+        self._run, self._progress = run, progress
+        self._checkpoints, self._log, self._ahead = checkpoints, log, ahead
+        self.state, self.memory, self.config = run.state, run.memory, describe(run)
+        self._spent: Mapping[str, float] = {}  # seconds by phase before this process
+        self._metrics: dict[str, Any] = {}  # of the last round
+
+    @property
+    def done(self) -> int:
+        """Rounds, those of earlier processes too."""
+        return self.state.counters["round"]
+
+    def resume(self) -> None:
+        """Goes back to the newest checkpoint, and the logs with it."""
+        run, progress, folder = self._run, self._progress, self._log.folder
+        with progress.phase("restore"):
+            self.state, self.memory, meta = self._checkpoints.restore(run.state, run.memory)
+            self._log.cut_back(meta["offsets"])
+        self.config["evaluation"], self._spent = meta["evaluation"], meta["seconds"]
+        progress.resume(self.done)
+        progress.say(f"continuing {folder} after round {self.done - 1}")
+        before = read_config(folder)
+        found, known = changed_options(before, self.config), before.get("changes", [])
+        if found:
+            said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in found.items())
+            progress.say(f"options changed since the run was broken off: {said}")
+            known = [*known, {"round": self.done, "options": found}]
+        self.config["changes"] = known
+
+    def round(self) -> None:
+        """One round, logged, with the evaluations before and after it that are due."""
+        options, index, scores = self._run.options, self.done, {}
+        if _evaluates(options.eval_every, index) and options.eval_problems:
+            scores = self._evaluate()
+            self.config["evaluation"].setdefault("before", scores)
+        with self._progress.phase("first round" if index == 0 else "rounds"):
+            self.state, self.memory, metrics, records = one_round(
+                self._run, self.state, self.memory, self._ahead, audit=self._log.write_audit
+            )
+        self._metrics = metrics | {f"eval/{n}": s for n, s in scores.items()}
+        self._log.write_metrics(self._metrics)
+        self._log.write_rollouts(records)
+        self._progress.update(self._metrics)
+        faults = metrics.get("faults", ())
+        for line in faults:
+            self._progress.say(f"round {index}: {line}")
+        if self.state.counters["skipped_in_a_row"] >= PATIENCE:
+            raise DivergedError(_diverged(self.state, metrics))
+        if any(name.startswith("nonfinite/weights/") for name in metrics):
+            raise DivergedError(self._lost(f"round {index}: {faults[-1]}"))
+        if self.done == options.rounds and options.eval_problems:
+            self.config["evaluation"]["after"] = self._evaluate()
+
+    def save(self) -> None:
+        """Begins a checkpoint of what has been done, if its weights are finite."""
+        with self._progress.phase("checkpoint"):
+            if broken := nonfinite_weights(self.state.params):
+                said = ", ".join(f"{count} weights of {name!r}" for name, count in broken.items())
+                raise DivergedError(self._lost(f"{said} are not finite"))
+            meta = {
+                "offsets": self._log.offsets(),
+                "evaluation": self.config["evaluation"],
+                "seconds": self._seconds(),
+            }
+            self._checkpoints.save(self.state, self.memory, meta, score=self._score())
+
+    def finish(self) -> None:
+        """Waits for the last checkpoint, and writes down how long everything took."""
+        with self._progress.phase("checkpoint"):
+            self._checkpoints.wait()
+        self.config["seconds"] = self._seconds()
+        self._log.write_config(self.config)
+
+    def _lost(self, what: str) -> str:
+        self._checkpoints.wait()
+        newest = self._checkpoints.latest()
+        kept = (
+            "no checkpoint was" if newest is None else f"checkpoint {newest} is the last that was"
+        )
+        return (
+            f"{what}; {kept} written, with finite weights. Lower the learning rate, or look at the "
+            "rounds before; the same command continues from there."
+        )
+
+    def _score(self) -> float | None:
+        """What `--keep-best` ranks by; None after a round that has no such number."""
+        value = self._metrics.get(self._run.options.best_by)
+        return None if value is None or not math.isfinite(value) else float(value)
+
+    def _seconds(self) -> dict[str, float]:
+        now = self._progress.seconds()
+        return {n: self._spent.get(n, 0.0) + now.get(n, 0.0) for n in {**self._spent, **now}}
+
+    def _evaluate(self) -> dict[str, float]:
+        options, source = self._run.options, self._run.bench.source
+        count = min(options.eval_problems, source.held_out_size)
+        with self._progress.phase("evaluation"):
+            lab = self._run.bench.lab(self.state.params, evaluation=True)
+            tasks = [source.held_out(i) for i in range(count)]
+            return evaluate(lab, tasks, samples=options.eval_samples).means()
+
+
+def _set_logs_aside(folder: Path, progress: Progress) -> None:
+    """What a run wrote that ended before its first checkpoint: kept, but not continued."""
+    if (moved := set_logs_aside(folder)) is not None:
+        progress.say(
+            f"{folder} holds rounds of a run without a checkpoint; they are kept in {moved}, and "
+            "the run begins anew"
+        )
 
 
 def one_round(
@@ -120,16 +244,19 @@ def one_round(
     reports = jax.device_get(reports)
     seconds = time.perf_counter() - start
     sampling = lab.seconds["sample"]
+    trained = dict.fromkeys(objective.trains for objective in run.recipe.objectives)
     metrics = {"round": index, **round_metrics(list(lab.sampled.values()), reports, index)}
     metrics |= {
         "updates": state.counters["updates"],
         "skipped": state.counters["skipped"],
+        **{f"fingerprint/{n}": fingerprint(state.params[n]) for n in trained},
         "tokens_per_second": metrics["tokens"] / max(sampling, 1e-9),
         "seconds_round": seconds,
         "seconds_rollout": sampling + lab.seconds["verify"],
         "seconds_update": seconds - waited,
     }
     rows = {**lab.sampled, **{row.uid: row for kept in experience.values() for row in kept}}
+    metrics |= round_faults(rows.values(), reports, state.params)
     if audit is not None:
         audit(audit_records(lab, rows.values(), round_index=index))
     return state, memory, metrics, _records(run, index, rows.values(), reports)
@@ -171,28 +298,16 @@ def _signals(report: Mapping[str, Any]) -> Iterator[tuple[int, str, dict[str, np
             yield row.uid, stream, said
 
 
-def _evaluate(run: Run, state: TrainState, progress: Progress) -> dict[str, float]:
-    options, source = run.options, run.bench.source
-    count = min(options.eval_problems, source.held_out_size)
-    with progress.phase("evaluation"):
-        lab = run.bench.lab(state.params, evaluation=True)
-        tasks = [source.held_out(i) for i in range(count)]
-        return evaluate(lab, tasks, samples=options.eval_samples).means()
-
-
-def _added(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    return {name: before.get(name, 0.0) + now.get(name, 0.0) for name in {**before, **now}}
-
-
 def _evaluates(every: int, index: int) -> bool:
     return index == 0 or (every > 0 and index % every == 0)
 
 
 def _diverged(state: TrainState, metrics: Mapping[str, Any]) -> str:
     said = ", ".join(f"{k} {v}" for k, v in metrics.items() if k.endswith(("loss", "grad_norm")))
+    causes = "".join(f"; {line}" for line in metrics.get("faults", ()))
     return (
         f"{state.counters['skipped_in_a_row']} updates in a row had a non-finite loss or gradient "
-        f"(round {metrics['round']}: {said}). "
+        f"(round {metrics['round']}: {said}{causes}). "
         "The weights are those of the last finite update. Lower the learning rate, or look at the "
         "round's rollouts."
     )
@@ -204,6 +319,7 @@ def describe(run: Run) -> dict[str, Any]:
     return {
         "recipe": run.recipe.name,
         "recipe_repr": repr(run.recipe),
+        "recipe_values": recipe_values(run.recipe),
         "options": {k: v for k, v in vars(run.options).items()},
         "shapes": {name: repr(shapes) for name, shapes in run.learner.shapes.items()},
         "versions": {
@@ -213,4 +329,5 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "devices": [str(d) for d in jax.devices()],
         "evaluation": {},
+        "changes": [],
     }

@@ -8,6 +8,7 @@ import re
 from typing import Any, Literal
 
 from jaxevo.collect.lab import RolloutConfig
+from jaxevo.models.lora import TARGETS, LoRA
 from jaxevo.sampling.sampler import Sampling
 
 
@@ -43,12 +44,21 @@ class RunOptions:
     )
     control: Literal["none", "random"] = option("none", "control arm: random rewards by coin")
     micro_batches: int = option(1, "gradient accumulation steps per update, at least 1")
+    lora_rank: int = option(
+        0, "rank of low-rank adapters that learn in the weights' place, 0: none"
+    )
+    lora_alpha: float = option(32.0, "adapters' products are multiplied by this over the rank")
+    lora_targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = option(
+        TARGETS, "matrices of a layer that get adapters"
+    )
     remat: bool = option(False, "recompute activations in the backward pass to save memory")
     eval_problems: int = option(16, "held-out problems per evaluation, 0 for no evaluation")
     eval_samples: int = option(4, "answers per held-out problem and evaluation")
     eval_every: int = option(0, "rounds between evaluations, 0 for before and after only")
-    checkpoint_every: int = option(0, "rounds between checkpoints, 0 for the last round only")
+    checkpoint_every: int = option(20, "rounds between checkpoints, 0 for the last round only")
     keep: int = option(2, "newest checkpoints to keep")
+    keep_best: int = option(0, "checkpoints with the highest --best-by to keep besides")
+    best_by: str = option("reward", "metric of metrics.jsonl that --keep-best ranks by")
     log: tuple[Literal["wandb", "mlflow"], ...] = option(
         (), "trackers that get the metrics beside the run folder: wandb, mlflow"
     )
@@ -58,7 +68,8 @@ class RunOptions:
         least = {
             "rounds": 1, "seed": 0, "prompts": 1, "samples": 1, "max_new_tokens": 1,
             "prompt_tokens": 0, "micro_batches": 1, "eval_problems": 0, "eval_samples": 1,
-            "eval_every": 0, "checkpoint_every": 0, "keep": 1, "devices": 0, "off_policy": 0,
+            "eval_every": 0, "checkpoint_every": 0, "keep": 1, "keep_best": 0, "devices": 0,
+            "off_policy": 0, "lora_rank": 0,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
@@ -77,6 +88,13 @@ class RunOptions:
                 "greedy answers have no log-probs to learn from."
             )
         self.sampling()
+        self.lora()
+
+    def lora(self) -> LoRA | None:
+        """The adapters of the run, None for a run that learns whole weights."""
+        if not self.lora_rank:
+            return None
+        return LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
 
     def saves_after(self, done: int) -> bool:
         """Whether a checkpoint is written after so many rounds."""

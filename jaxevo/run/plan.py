@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.base import over
 from jaxevo.collect.pack import Shapes, lay_out, take_rows
 from jaxevo.collect.table import tabulate
 from jaxevo.kernels import block_bytes
@@ -98,7 +99,10 @@ def make_plan(recipe: Recipe, options: RunOptions) -> Plan:
     model = hub.load(options.model, weights=False)
     run = build_run(recipe, options, model=model)
     state, config = run.state, model.config
+    base = run.learner.base
     sets = {f"weights, {name}": _bytes(tree) for name, tree in state.params.items()}
+    if base is not None:  # and the sampler's own, which stays
+        sets = {"weights, base": 2 * _bytes(base), **sets}
     optimizers = {f"optimizer, {name}": _bytes(tree) for name, tree in state.optimizer.items()}
     held = {**sets, **optimizers}
     trained = {objective.trains for objective in recipe.objectives}
@@ -204,18 +208,20 @@ def _kept(run: Run, objective: Objective, forward: Bound) -> int:
     """Bytes of the residuals of a forward pass, its weights not counted."""
     batch = _largest(objective, run.learner.shapes[objective.name])
     params = run.state.params[objective.trains]
+    base = run.learner.base
 
-    def said(params: Any, batch: Batch) -> Any:
+    def said(params: Any, batch: Batch, base: Any) -> Any:
         packed, temperature = batch.layouts[OWN], batch.temperature
-        stream = forward(params, packed, batch.answers, temperature, read=objective.read)["text"]
+        whole = over(base, forward)
+        stream = whole(params, packed, batch.answers, temperature, read=objective.read)["text"]
         read = (stream.logp_NA, stream.entropy_NA, stream.values_NA, stream.hidden_NAD)
         return sum((x.sum() for x in read if x is not None), jnp.float32(0))
 
-    def backward(params: Any, batch: Batch) -> Any:
-        return jax.vjp(lambda params: said(params, batch), params)[1]
+    def backward(params: Any, batch: Batch, base: Any) -> Any:
+        return jax.vjp(lambda params: said(params, batch, base), params)[1]
 
-    residuals = jax.eval_shape(backward, params, batch)
-    weights = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params)]
+    residuals = jax.eval_shape(backward, params, batch, base)
+    weights = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, base))]
     count = 0
     for leaf in jax.tree.leaves(residuals):
         if (leaf.shape, leaf.dtype) in weights:
@@ -240,7 +246,8 @@ def round_work(run: Run) -> Iterator[Work]:
     config, rollout = run.bench.sampler.config, run.bench.rollout
     prompt, steps = run.bench.sampler.prompt_slots, rollout.new_tokens
     P, N = rollout.prompts, rollout.prompts * rollout.samples
-    weights = _bytes(run.state.params[run.recipe.objectives[0].trains])
+    base = 0 if run.learner.base is None else _bytes(run.learner.base)
+    weights = base + _bytes(run.state.params[run.recipe.objectives[0].trains])
     prefill = trunk_flops(config, P * prompt, P * prompt**2 / 2)
     yield Work("prompts", prefill + head_flops(config, P), weights)
     drawn, seen = N * (steps - 1), N * (steps - 1) * (prompt + steps / 2)
@@ -251,7 +258,8 @@ def round_work(run: Run) -> Iterator[Work]:
         updates = objective.updates * shapes.micro
         buckets = dict(shapes.ladder[-1])
         size = _bytes(run.state.params[objective.trains])
-        passes = 4 if run.options.remat else 3
+        # A base has no gradient of its own: one product of three less.
+        passes = (3 if run.learner.base is None else 2) + run.options.remat
 
         def trunk(view: str, buckets: Mapping[str, Any] = buckets) -> float:
             bucket = buckets[view]

@@ -78,9 +78,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run folder, empty where there is none."""
+    """config.json of a run folder, empty where there is none.
+
+    Raises:
+      ValueError: it is no JSON object.
+    """
     path = folder / "config.json"
-    return json.loads(path.read_bytes()) if path.exists() else {}
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as fault:
+        raise ValueError(f"{path} is no JSON ({fault}); repair or remove it.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no JSON object; repair or remove it.")
+    return config
 
 
 def _config(folder: Path, budget: int) -> dict[str, Any]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from jaxevo.base import joined
 from jaxevo.models import hub
+from jaxevo.models.lora import LoRA, init_adapters, with_adapters
+from jaxevo.run.report import read_config
 
 
 def load_subject(subject: str, *, name: str = "policy") -> hub.LoadedModel:
@@ -26,12 +32,13 @@ def load_subject(subject: str, *, name: str = "policy") -> hub.LoadedModel:
 
 def run_options(folder: str) -> dict[str, Any]:
     """The options of a run's folder; none for a model's, and where nothing is."""
-    config = Path(folder) / "config.json"
-    return json.loads(config.read_text("utf-8")).get("options", {}) if config.is_file() else {}
+    return read_config(Path(folder)).get("options", {})
 
 
 def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.LoadedModel:
     """A model as loaded, or with one parameter set of a run's last checkpoint.
+
+    A run of adapters gives them beside the weights of its model (`lora.merged` makes one of both).
 
     Args:
       model: model name or folder; a run names its own model, which wins.
@@ -45,9 +52,27 @@ def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.Loade
         return hub.load(model)
     if not (Path(run) / "config.json").exists():
         raise FileNotFoundError(f"{run} is no run folder: it has no config.json.")
-    loaded = hub.load(run_options(run)["model"])
+    options = run_options(run)
+    loaded = hub.load(options["model"])
+    lora = lora_of(options)
+    own = loaded.params if lora is None else init_adapters(jax.random.key(0), loaded.config, lora)
     from jaxevo.run.checkpoint import Checkpoints
 
-    with Checkpoints(Path(run) / "checkpoints") as checkpoints:
-        params = checkpoints.restore_params(name, like=loaded.params)
-    return dataclasses.replace(loaded, params=params)
+    with Checkpoints(Path(run) / "checkpoints", writes=False, say=_warn) as checkpoints:
+        params = checkpoints.restore_params(name, like=own)
+    if lora is None:
+        return dataclasses.replace(loaded, params=params)
+    return dataclasses.replace(
+        loaded, config=with_adapters(loaded.config, lora), params=joined(loaded.params, params)
+    )
+
+
+def lora_of(options: Mapping[str, Any]) -> LoRA | None:
+    """The adapters that a run's options ask for."""
+    if not options.get("lora_rank"):
+        return None
+    return LoRA(options["lora_rank"], options["lora_alpha"], tuple(options["lora_targets"]))
+
+
+def _warn(line: str) -> None:
+    print(f"jaxevo: {line}", file=sys.stderr)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.base import joined
 from jaxevo.models import decoder
 from jaxevo.sampling.conversations import Conversations
 from jaxevo.sampling.drawing import Ends
@@ -122,3 +123,19 @@ def publish(params: Params, *, dtype: Any = None) -> Params:
         rest = {name: part for name, part in params.items() if name != "layers"}
         return {**publish(rest, dtype=dtype), "layers": layers}
     return jax.tree.map(lambda x: jnp.array(x, dtype=dtype, copy=True), params)
+
+
+class Published:
+    """`publish` of sets over a base: each copies what is its own; of the base there is one copy.
+
+    Adapters stay apart from the weights that they adapt.
+    """
+
+    def __init__(self, base: Params):
+        self._base = base
+        self._copy: Params | None = None  # made when first asked for
+
+    def __call__(self, own: Params) -> Params:
+        if self._copy is None:
+            self._copy = publish(self._base)
+        return joined(self._copy, publish(own))

@@ -53,6 +53,13 @@ CASES = (
          run={"task": "mix:add1,sub1,mul1"}, brief=True),
     Case("grpo-judged", lambda: grpo(learning_rate=1e-3, judge_weight=0.5, judge_tokens=16),
          brief=True),
+    Case("grpo-lora", lambda: grpo(learning_rate=1e-2, kl_weight=0.05),
+         run={"lora_rank": 2, "lora_alpha": 8.0}, brief=True),
+    Case("sdpo-lora", lambda: sdpo(
+        learning_rate=1e-2, warmup_updates=0, context_tokens=24, distill_top_k=5,
+    ),
+         run={"lora_rank": 2, "lora_targets": ("q", "v")}, brief=True),
+    Case("ppo-lora", lambda: ppo(learning_rate=1e-2), updates=6, run={"lora_rank": 2}, brief=True),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
     )),

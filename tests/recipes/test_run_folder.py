@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import json
+import shutil
+import signal
+import time
 
 import jax
 import numpy as np
@@ -10,9 +13,10 @@ import pytest
 from cases import CASES
 
 from jaxevo.models import hub
-from jaxevo.run import restore
+from jaxevo.run import loop, restore
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.console import Progress
+from jaxevo.run.lock import BusyError, only_writer
 from jaxevo.run.logs import read_jsonl
 from jaxevo.run.loop import DivergedError, train
 
@@ -24,6 +28,11 @@ def go(run):
     with Progress(run.options.rounds, stream=said) as progress:
         state, summary = train(run, progress)
     return state, summary, said.getvalue()
+
+
+def numbers(folder, name="metrics.jsonl"):
+    timed = ("tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update")
+    return [{k: v for k, v in m.items() if k not in timed} for m in read_jsonl(folder / name)]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +63,7 @@ def test_the_run_folder_holds_everything(finished):
     assert config["options"]["samples"] == 4
     assert config["evaluation"]["before"].keys() == {"last_integer", "strict_integer"}
     assert config["evaluation"]["after"] == summary["after"]
+    assert len({m["fingerprint/policy"] for m in metrics}) == 3  # every update changes the weights
     assert "round 2" in said
     assert "seconds:" in said
     assert state.counters["round"] == 3
@@ -79,15 +89,94 @@ def test_a_run_that_stopped_goes_on_and_each_round_appears_once(finished, start,
     assert "continuing" in said
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     assert {"first round", "rounds", "restore"} <= seconds.keys()  # of both processes
-    timed = ("tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update")
     for name in ("metrics.jsonl", "rollouts.jsonl"):
-        one, other = (
-            [{k: v for k, v in line.items() if k not in timed} for line in read_jsonl(f / name)]
-            for f in (whole_folder, folder)
-        )
-        assert one == other
+        assert numbers(whole_folder, name) == numbers(folder, name)
     left, right = (jax.device_get((s.params, s.optimizer)) for s in (whole, resumed))
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_a_run_is_asked_to_stop_saves_and_goes_on(finished, start, tmp_path, monkeypatch):
+    whole_folder, whole, _, _ = finished
+    folder = tmp_path / "asked"
+    options = {"out": str(folder), "eval_problems": 4, "checkpoint_every": 0}
+    real = loop.one_round
+
+    def round_with_a_signal(run, state, *args, **how):
+        if state.counters["round"] == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return real(run, state, *args, **how)
+
+    monkeypatch.setattr(loop, "one_round", round_with_a_signal)
+    state, summary, _ = go(start(CASE, **options))
+    monkeypatch.undo()
+    assert summary["stopped"] == "SIGTERM"
+    assert state.counters["round"] == 2
+    assert [m["round"] for m in read_jsonl(folder / "metrics.jsonl")] == [0, 1]
+    resumed, summary, _ = go(start(CASE, **options))
+    assert "stopped" not in summary
+    assert numbers(folder) == numbers(whole_folder)
+    assert numbers(folder, "rollouts.jsonl") == numbers(whole_folder, "rollouts.jsonl")
+    left, right = (jax.device_get((s.params, s.optimizer)) for s in (whole, resumed))
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_a_damaged_checkpoint_costs_its_rounds_only(finished, start, tmp_path):
+    whole_folder, whole, _, _ = finished
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole_folder, folder)
+    manifest = folder / "checkpoints" / "3" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    again, _, said = go(start(CASE, out=str(folder), eval_problems=4, checkpoint_every=1))
+    assert "checkpoint 3 is not whole" in said
+    assert "checkpoint 2 is used" in said
+    assert numbers(folder) == numbers(whole_folder)
+    left, right = (jax.device_get((s.params, s.optimizer)) for s in (whole, again))
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_rounds_without_a_checkpoint_are_kept_aside(finished, start, tmp_path):
+    whole_folder, _, _, _ = finished
+    folder = tmp_path / "early"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"round":0,"reward":0.1}\n{"round":1,"rew')
+    _, _, said = go(start(CASE, out=str(folder), eval_problems=4, checkpoint_every=1))
+    assert "kept in" in said
+    assert numbers(folder) == numbers(whole_folder)
+    assert (folder / "broken-off-1" / "metrics.jsonl").read_text().endswith('"rew')
+
+
+def test_changed_options_are_said_and_kept(start, tmp_path):
+    folder = tmp_path / "changed"
+    go(start(CASE, out=str(folder), eval_problems=0, rounds=1))
+    _, _, said = go(start(CASE, out=str(folder), eval_problems=0, rounds=2, temperature=0.9))
+    assert "options changed since the run was broken off: rounds 1 -> 2, temperature" in said
+    config = json.loads((folder / "config.json").read_text())
+    wanted = {"rounds": [1, 2], "temperature": [1.0, 0.9]}
+    assert config["changes"] == [{"round": 1, "options": wanted}]
+
+
+def test_the_clock_may_jump_from_round_to_round(finished, start, tmp_path, monkeypatch):
+    whole_folder, _, _, _ = finished
+    real, days = loop.one_round, iter((40, -40, 80))
+
+    def after_a_jump(*args, **how):
+        ahead = 86_400.0 * next(days)
+        now = time.time
+        monkeypatch.setattr("time.time", lambda: now() + ahead)
+        return real(*args, **how)
+
+    monkeypatch.setattr(loop, "one_round", after_a_jump)
+    folder = tmp_path / "jumps"
+    go(start(CASE, out=str(folder), eval_problems=4, checkpoint_every=0))
+    assert numbers(folder) == numbers(whole_folder)
+
+
+def test_a_folder_that_is_being_written_is_refused(finished, start):
+    folder, _, _, _ = finished
+    before = (folder / "metrics.jsonl").read_bytes()
+    with only_writer(folder), pytest.raises(BusyError, match="is being written by process"):
+        go(start(CASE, out=str(folder), eval_problems=4, checkpoint_every=1, rounds=4))
+    assert (folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_in_one_line(finished, start):

@@ -12,7 +12,9 @@ from jaxevo.run.logs import read_jsonl
 pytestmark = [pytest.mark.soak, pytest.mark.smollm2]
 SIZES = "--prompts 4 --samples 4 --max-new-tokens 24 --rounds 2 --eval-problems 0"
 MORE = {  # options without which a recipe cannot start, or has nothing to do
+    "dapo": "--minibatches 2",
     "dr-grpo": "--norm-length 24",
+    "rest-mcts": "--step-tokens 12",
     "sft": "--task svamp",
     "ttcs": "--synthesizer-rounds 1 --solver-rounds 1 --references 4 --variants 8 --votes 4",
 }

@@ -43,7 +43,8 @@ def test_eta_is_the_mean_of_recent_rounds_times_those_left(monkeypatch):
     now = iter([100.0, 160.0, 230.0])
     monkeypatch.setattr("jaxevo.run.console.time.perf_counter", lambda: next(now))
     out = io.StringIO()
-    with Progress(103, done=50, stream=out) as progress:
+    with Progress(103, stream=out) as progress:
+        progress.resume(50)
         for index in (50, 51, 52):
             progress.update({"round": index})
     # 50 rounds left, (60 + 70) / 2 = 65 seconds each: 3250 s
