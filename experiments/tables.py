@@ -17,6 +17,7 @@ from jaxevo.run.tasks import task_table
 
 README = ROOT / "README.md"
 PARITY = ROOT / "tests" / "parity"
+EVALUATIONS = ROOT / "experiments" / "eval"
 KERNELS = ROOT / "experiments" / "bench" / "results" / "kernels.json"
 
 
@@ -50,6 +51,23 @@ def losses() -> str:
     return "\n".join([head, "|---|---|---|---|", *lines])
 
 
+def baselines() -> str:
+    """What SmolLM2-135M-Instruct does before it learns, from the committed evaluations."""
+    lines = []
+    for name in ("smollm2", "smollm2_sets"):
+        found = json.loads((EVALUATIONS / f"{name}.json").read_text())
+        most = found["options"]["max_new_tokens"]
+        for task, table in found["table"].items():
+            for scorer, by_metric in table["scorers"].items():
+                mean, low, high = by_metric["accuracy"]
+                lines.append(
+                    f"| `{task}` | {table['problems']} | {most} | {table['unfinished_share']:.0%} "
+                    f"| `{scorer}` | {mean:.2f} [{low:.2f}, {high:.2f}] |"
+                )
+    head = "| task | problems | tokens at most | cut off | scorer | mean score, 95 % |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+
+
 def kernels() -> str:
     """The kernels' figures, from their bench."""
     from jaxevo.kernels.bench import table
@@ -62,6 +80,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "families": families,
     "tasks": task_table,
     "losses": losses,
+    "baselines": baselines,
     "kernels": kernels,
     "verifiers": verifier_table,
 }

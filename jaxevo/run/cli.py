@@ -28,6 +28,7 @@ COMMANDS = {
     "tasks": ("jaxevo.run.tasks", "tasks", "list the tasks, or show problems of one"),
     "verifiers": ("jaxevo.run.commands", "verifiers", "list the verifiers"),
     "new-recipe": ("jaxevo.run.new_recipe", "new_recipe", "write a recipe to start from"),
+    "doctor": ("jaxevo.run.doctor", "doctor", "check versions, devices, disk, hosts"),
     "report": ("jaxevo.run.commands", "report", "write report.html of a run folder"),
     "demo": ("jaxevo.run.commands", "demo", "a model teaches itself sums, in minutes"),
     "pretrain-toy": ("jaxevo.run.commands", "pretrain_toy", "make the character-level toy model"),

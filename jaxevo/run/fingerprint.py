@@ -1,4 +1,4 @@
-"""A number that tells sets of weights apart, and that every update changes."""
+"""A checksum that tells sets of weights apart, and that every update changes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MOST = 1 << 16
 PRIME = 0x01000193  # odd, so that no bit of what came before is lost
 
 
-def fingerprint(params: Params) -> int:
-    """A checksum in [0, 2^32) of the bits of evenly spaced weights, up to 2^16 of each array.
+def fingerprint(params: Params) -> str:
+    """Eight hexadecimal digits: a checksum of evenly spaced weights, up to 2^16 of each array.
 
     Sums of integers have no order, so that it is the same on any number of devices.
     """
-    return int(_checksum(params))
+    return f"{int(_checksum(params)):08x}"
 
 
 @jax.jit

@@ -13,7 +13,7 @@ def by_hand(*arrays):
         flat = np.asarray(x).reshape(-1)
         bits = flat[:: -(-flat.size // MOST)].view(np.uint32).astype(object)
         total = total * PRIME + sum(int(b) * (2 * i + 1) for i, b in enumerate(bits))
-    return total % 2**32
+    return f"{total % 2**32:08x}"
 
 
 def test_it_is_the_sum_of_bits_by_place():

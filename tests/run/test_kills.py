@@ -17,7 +17,7 @@ from jaxevo.run.logs import read_jsonl
 from jaxevo.run.manifest import MANIFEST, check_whole
 
 pytestmark = pytest.mark.soak
-KILLS, ROUNDS = 20, 60
+KILLS, ROUNDS = 20, 300
 TIMED = {"tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update"}
 OPTIONS = f"--model toy --task add1 --rounds {ROUNDS} --prompts 4 --samples 4 --max-new-tokens 6 "
 OPTIONS += "--eval-problems 4 --eval-every 7 --checkpoint-every 1 --keep-best 1 --seed 3"
@@ -45,7 +45,7 @@ def kill_once(name, out, rng, *, in_a_save):
     for line in child.stdout:  # ends with the process
         if line.startswith("round "):
             break
-    time.sleep(rng.uniform(0.0, 2.0))
+    time.sleep(rng.uniform(0.0, 1.0))
     while in_a_save and child.poll() is None and not saving(checkpoints):
         pass
     if in_a_save:

@@ -3,7 +3,7 @@ const SECTIONS = [
   ["Reward", /^(reward|eval|score|tally)(\/|$)/],
   ["Policy", /^(entropy|length|finished_share|error_share|logp_mismatch|weights_age)(\/|$)/],
   ["Optimisation", /(^|\/)(loss|grad_norm)(\/|$)/],
-  ["What taught nothing", /(^|\/)(zero_variance_share|idle_share|padding_share|skipped)$/],
+  ["What taught nothing", /(^|\/)(zero_variance_share|idle_share|padding_share|skipped)$|nonfinite\//],
   ["Time and tokens", /^(tokens|tokens_per_second|seconds.*)$/], ["Other", /./],
 ];
 const BOX = {w: 320, h: 138, left: 46, right: 10, top: 8, bottom: 20};
