@@ -22,19 +22,22 @@ def initial_state(
     key: Array | None = None,
     place: Callable[[Any], Any] = jax.device_put,
     base: Params | None = None,
+    give: bool = False,
 ) -> TrainState:
     """Every named parameter set as its own copy of the loaded weights, optimizers at zero.
 
     `key` is for what sets add to them (`ParamSet.init`): each gets one of its own.
 
-    Over a `base`, `params` are what every set has of its own.
+    Over a `base`, `params` are what every set has of its own. With `give` the last set takes them
+    without a copy: they are the caller's no more.
 
     `place` puts a tree onto the devices where updates will leave it, so that the first update is
     compiled for the same layout as all others.
     """
     sets = {}
     for index, own in enumerate(recipe.params):
-        grown = jax.tree.map(jnp.copy, params)
+        last = index == len(recipe.params) - 1
+        grown = params if give and last else jax.tree.map(jnp.copy, params)
         if own.init is not None:
             its_key = None if key is None else jax.random.fold_in(key, index)
             if base is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,6 +108,7 @@ def learn(
             learner.base,
             objective=objective,
             forward=learner.forward,
+            pin=learner.pin,
         )
         state = state.replace(
             params={**others, objective.trains: params},
@@ -121,7 +122,7 @@ def learn(
 # ---------------------------------------------------------------------------- the jitted update
 @functools.partial(
     jax.jit,
-    static_argnames=("objective", "forward"),
+    static_argnames=("objective", "forward", "pin"),
     donate_argnames=("params", "optimizer"),
 )
 def update(
@@ -133,6 +134,7 @@ def update(
     *,
     objective: Objective,
     forward: Bound,
+    pin: Callable[[Any], Any] | None = None,
 ) -> tuple[Params, Any, dict[str, Any]]:
     """One optimizer update from a stack of micro-batches `[K, ...]`.
 
@@ -173,7 +175,11 @@ def update(
         changes, optimizer = objective.optimizer().update(gradient, optimizer, params)
         return optax.apply_updates(params, changes), optimizer
 
+    if pin is not None:
+        gradient = pin(gradient)
     params, optimizer = jax.lax.cond(finite, step, lambda *same: same, params, optimizer)
+    if pin is not None:
+        params, optimizer = pin(params), pin(optimizer)
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report

@@ -28,10 +28,11 @@ ALLOWED = {
     "cache": set(),
     "provenance": set(),
     **{part: LEAVES | PARTS for part in PARTS},
+    "losses": LEAVES | PARTS | {"parallel"},  # heads on a mesh
     "collect": LEAVES | PARTS,
     "objectives": LEAVES | PARTS,
     "recipes": LEAVES | PARTS | {"collect", "objectives"},
-    "parallel": set(),
+    "parallel": {"kernels"},
     "models": {"cache", "heads", "kernels", "parallel"},
     "sampling": {"kernels", "keys", "parallel", "models", "base"},
     "state": {"base"},

@@ -60,13 +60,15 @@ class Learner:
     """What scoring and updates need beside a recipe: the policy's forward and declared shapes.
 
     forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
-    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices. base:
-    what parameter sets lie over (`jaxevo.base`), None where each is whole.
+    value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices. pin:
+    keeps weights and optimizer states where they lie, in programs; None on one device. base: what
+    parameter sets lie over (`jaxevo.base`), None where each is whole.
     """
 
     forward: Bound
     shapes: Mapping[str, Shapes]
     place: Any = jax.device_put
+    pin: Callable[[Any], Any] | None = None
     base: Params | None = None
 
 

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.kernels import token_kl
 from jaxevo.losses.divergence import Kind
 from jaxevo.losses.kl import Estimator, kl_penalty
 from jaxevo.losses.policy import RatioLevel, clipped_surrogate
 from jaxevo.losses.preference import sequence_logp
 from jaxevo.losses.reduce import masked
 from jaxevo.losses.value import clipped_error
+from jaxevo.parallel.heads import token_kl
 from jaxevo.types import Array, Batch, Bound, Stream, bind
 
 Streams: TypeAlias = Mapping[str, Stream]

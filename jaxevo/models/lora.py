@@ -19,7 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxevo.models.table import FAMILIES, DecoderConfig, Weight, tensor_names, weight_table
+from jaxevo.models.table import (
+    FAMILIES,
+    DecoderConfig,
+    Weight,
+    map_table,
+    tensor_names,
+    weight_table,
+)
 from jaxevo.types import Params
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -76,6 +83,17 @@ def init_adapters(key: jax.Array, config: DecoderConfig, lora: LoRA) -> Params:
         layers[f"{name}_lora_a"] = jax.random.uniform(own, shape, minval=-bound, maxval=bound)
         layers[f"{name}_lora_b"] = jnp.zeros((count, lora.rank, out))
     return {LAYERS: layers}
+
+
+def weight_axes(config: DecoderConfig) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """(name, logical axes) of every weight of the table, and of an adapter for each target."""
+    found: dict[str, tuple[str | None, ...]] = {}
+    map_table(lambda name, weight: found.update({name: weight.axes}), config)
+    for name in TARGETS:
+        *layers, into, out = found[f"{LAYERS}/{name}"]
+        found[f"{LAYERS}/{name}_lora_a"] = (*layers, into, None)
+        found[f"{LAYERS}/{name}_lora_b"] = (*layers, None, out)
+    return tuple(found.items())
 
 
 def with_adapters(config: DecoderConfig, lora: LoRA) -> DecoderConfig:

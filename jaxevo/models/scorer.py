@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxevo.heads import action_logp, values
-from jaxevo.kernels import fused_logprob, keeps_logits
+from jaxevo.kernels import keeps_logits
 from jaxevo.models import decoder
 from jaxevo.models.attention import Trees
+from jaxevo.parallel.heads import fused_logprob
 from jaxevo.types import Answers, Array, Packed, Params, Stream
 
 

@@ -51,7 +51,8 @@ def _lab(run: Run, state: TrainState, *, ahead: int = 0) -> Lab:
 
 
 def _gathered(run: Run, lab: Lab, state: TrainState, memory: Any) -> Gathered:
-    return Gathered(lab, gather(run.recipe, lab, state, memory))
+    with run.placement.scope():
+        return Gathered(lab, gather(run.recipe, lab, state, memory))
 
 
 class Ahead:

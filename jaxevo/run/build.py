@@ -14,11 +14,11 @@ from jaxevo.collect.lab import Lab, Learner, RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes
 from jaxevo.kernels import is_one_tpu
 from jaxevo.models import hub
-from jaxevo.models.lora import init_adapters, with_adapters
+from jaxevo.models.lora import init_adapters, weight_axes, with_adapters
 from jaxevo.models.scorer import score
 from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
-from jaxevo.parallel.mesh import batch_placer, data_mesh, replicate
+from jaxevo.parallel.mesh import Placement, make_mesh
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
@@ -171,6 +171,7 @@ class Run:
     learner: Learner
     state: TrainState
     memory: Any
+    placement: Placement
 
 
 def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None = None) -> Run:
@@ -188,7 +189,12 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     devices = jax.devices()[: options.devices or None]
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
-    model = hub.load(options.model) if model is None else model
+    mesh = make_mesh(devices, fsdp=options.fsdp, tensor=options.tensor)
+    loaded_here = model is None
+    if model is None:
+        model = hub.load(
+            options.model, put=lambda config: Placement(mesh, weight_axes(config)).put_weight
+        )
     if (lora := options.lora()) is not None:
         model = dataclasses.replace(model, config=with_adapters(model.config, lora))
     bench = build_bench(
@@ -201,7 +207,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         control=options.control,
         template=options.template,
     )
-    mesh = data_mesh(devices)
+    placement = Placement(mesh, weight_axes(model.config))
     sizes = _sizes(recipe, options, bench)
     bench = dataclasses.replace(
         bench, sampler=dataclasses.replace(bench.sampler, prompt_slots=sizes.context)
@@ -212,17 +218,18 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
             sizes.objectives[o.name],
             options.micro_batches,
             config=model.config,
-            devices=len(devices),
+            devices=placement.row_devices,
         )
         for o in recipe.objectives
     }
     learner = Learner(
         forward=bind(score, config=model.config, remat=options.remat),
         shapes=shapes,
-        place=batch_placer(mesh),
+        place=placement.batch,
+        pin=placement.pin if mesh.size > 1 else None,
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
-    place = functools.partial(replicate, mesh)
+    place = placement.put
     shapes_only = isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct)
     own, base = model.params, None
     if (lora := options.lora()) is not None:
@@ -231,10 +238,11 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         base = base if shapes_only else place(base)
         bench = dataclasses.replace(bench, publish=Published(base))
     start = state_shapes if shapes_only else initial_state
-    state = start(recipe, own, key=key, place=place, base=base)
+    give = loaded_here and base is None
+    state = start(recipe, own, key=key, place=place, base=base, give=give)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     learner = dataclasses.replace(learner, base=base)
-    return Run(recipe, options, bench, learner, state, recipe.memory())
+    return Run(recipe, options, bench, learner, state, recipe.memory(), placement)
 
 
 def _refuse_unfit(recipe: Recipe, options: RunOptions, source: TaskSource) -> None:

@@ -201,9 +201,9 @@ class _Job:
     def _evaluate(self) -> dict[str, float]:
         options, source = self._run.options, self._run.bench.source
         count = min(options.eval_problems, source.held_out_size)
-        with self._progress.phase("evaluation"):
-            lab = self._run.bench.lab(self.state.params, evaluation=True)
-            tasks = [source.held_out(i) for i in range(count)]
+        tasks = [source.held_out(i) for i in range(count)]
+        lab = self._run.bench.lab(self.state.params, evaluation=True)
+        with self._run.placement.scope(), self._progress.phase("evaluation"):
             return evaluate(lab, tasks, samples=options.eval_samples).means()
 
 
@@ -240,7 +240,8 @@ def one_round(
     memory = run.recipe.grow(memory, experience)
     if ahead is not None:
         ahead.begin(state, memory, lab.position)
-    state, reports = improve(run.recipe, run.learner, lab, state, experience)
+    with run.placement.scope():
+        state, reports = improve(run.recipe, run.learner, lab, state, experience)
     reports = jax.device_get(reports)
     seconds = time.perf_counter() - start
     sampling = lab.seconds["sample"]

@@ -62,14 +62,18 @@ class RunOptions:
     log: tuple[Literal["wandb", "mlflow"], ...] = option(
         (), "trackers that get the metrics beside the run folder: wandb, mlflow"
     )
-    devices: int = option(1, "devices along the data axis, 0 for all")
+    devices: int = option(1, "devices of the run, 0 for all; they share a round's rows")
+    fsdp: int = option(
+        1, "devices of them that weights are split over by width (they share rows too)"
+    )
+    tensor: int = option(1, "devices of them that weights are split over by heads and vocabulary")
 
     def __post_init__(self) -> None:
         least = {
             "rounds": 1, "seed": 0, "prompts": 1, "samples": 1, "max_new_tokens": 1,
             "prompt_tokens": 0, "micro_batches": 1, "eval_problems": 0, "eval_samples": 1,
             "eval_every": 0, "checkpoint_every": 0, "keep": 1, "keep_best": 0, "devices": 0,
-            "off_policy": 0, "lora_rank": 0,
+            "off_policy": 0, "lora_rank": 0, "fsdp": 1, "tensor": 1,
         }  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)

@@ -166,7 +166,7 @@ def test_sizes_make_room_for_what_is_kept(bench):
 
 
 def test_a_file_of_answers_is_learnt_from_the_command_line(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights: tiny_model)
+    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights, put: tiny_model)
     file, out = tmp_path / "mine.jsonl", tmp_path / "run"
     lines = [{"prompt": f"{n}+1=", "plain": f"{n}+1=", "answer": f"{n + 1}"} for n in range(9)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_in_one_line(finished, start):
 
 def test_the_policy_of_a_run_can_be_loaded(finished, tiny_model, monkeypatch):
     folder, state, _, _ = finished
-    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights: tiny_model)
+    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights, put: tiny_model)
     loaded = restore.load_policy("ignored", str(folder))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, state.params["policy"])
 

@@ -10,7 +10,7 @@ from jaxevo.run.cli import main
 
 @pytest.fixture(autouse=True)
 def _tiny_by_name(monkeypatch, tiny_model):
-    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights: tiny_model)
+    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights, put: tiny_model)
 
 
 def test_check_logp_compares_every_combination(tmp_path, capsys):

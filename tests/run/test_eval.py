@@ -20,7 +20,7 @@ SHORT = ["--max-new-tokens", "4"]
 
 @pytest.fixture(autouse=True)
 def _tiny_by_name(monkeypatch, tiny_model):
-    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights: tiny_model)
+    monkeypatch.setitem(hub._NAMED, "tiny", lambda name, dtype, weights, put: tiny_model)
 
 
 def test_eval_of_two_tasks_prints_and_writes_what_it_found(tmp_path, capsys):

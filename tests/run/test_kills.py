@@ -21,10 +21,12 @@ KILLS, ROUNDS = 20, 300
 TIMED = {"tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update"}
 OPTIONS = f"--model toy --task add1 --rounds {ROUNDS} --prompts 4 --samples 4 --max-new-tokens 6 "
 OPTIONS += "--eval-problems 4 --eval-every 7 --checkpoint-every 1 --keep-best 1 --seed 3"
+MORE = {"sdpo": "--distill-top-k 10 --context-tokens 40 --warmup-updates 0"}
 
 
 def begin(name, out):
-    command = [sys.executable, "-m", "jaxevo.run.cli", "train", name, *OPTIONS.split()]
+    options = [*OPTIONS.split(), *MORE.get(name, "").split()]
+    command = [sys.executable, "-m", "jaxevo.run.cli", "train", name, *options]
     return subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -19,7 +19,7 @@ from jaxevo.run.cli import main
 config = dataclasses.replace(toy.CONFIG, width=32, layers=1, heads=2, kv_heads=1, head_dim=16)
 model = hub.LoadedModel("tiny", config, decoder.init_params(jax.random.key(7), config),
                         toy.tokenizer())
-hub._NAMED["tiny"] = lambda name, dtype, weights: model
+hub._NAMED["tiny"] = lambda name, dtype, weights, put: model
 assert main(["new-recipe", "my-idea"]) == 0
 assert main(["recipes"]) == 0
 assert main("train my-idea --model tiny --rounds 2 --prompts 2 --samples 4 --max-new-tokens 4 "

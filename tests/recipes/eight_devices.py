@@ -1,0 +1,113 @@
+"""Three rounds on meshes of eight devices against one: prints, as JSON, what differs.
+
+Of each recipe and mesh: rounds with other tokens, and the largest deviation of losses, of gradient
+norms (relative) and of weights (and how far these have moved). Then a checkpoint of eight devices
+is restored on four and on one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+jax.config.update("jax_disable_most_optimizations", True)
+
+from cases import CASES  # noqa: E402
+
+from jaxevo.models import decoder, toy  # noqa: E402
+from jaxevo.models.hub import LoadedModel  # noqa: E402
+from jaxevo.run.build import build_run  # noqa: E402
+from jaxevo.run.checkpoint import Checkpoints  # noqa: E402
+from jaxevo.run.loop import one_round  # noqa: E402
+from jaxevo.run.options import RunOptions  # noqa: E402
+
+MESHES = {(8, 1, 1): {}, (1, 8, 1): {"fsdp": 8}, (2, 2, 2): {"fsdp": 2, "tensor": 2},
+          (1, 1, 8): {"tensor": 8}}  # fmt: skip
+ROUNDS = 3
+OPTIONS = RunOptions(
+    model="tiny", task="add1", rounds=ROUNDS, prompts=8, samples=4, max_new_tokens=4,
+    control="random",
+)  # fmt: skip
+
+
+def model() -> LoadedModel:
+    shape = {"width": 32, "layers": 2, "heads": 8, "kv_heads": 8, "head_dim": 4, "ffn_width": 48}
+    # A vocabulary that two and eight devices divide; the toy's tokens are the first of it.
+    config = dataclasses.replace(toy.CONFIG, vocab_size=24, **shape)
+    params = decoder.init_params(jax.random.key(7), config)
+    embed = np.array(params["embed"])
+    embed[toy.CONFIG.vocab_size :] = -100.0 * np.sign(embed).sum(0) / len(embed)
+    return LoadedModel("tiny", config, params, toy.tokenizer())
+
+
+def go(case, rounds=ROUNDS, state=None, **changes):
+    run = build_run(case.make(), dataclasses.replace(OPTIONS, **changes), model=model())
+    state, memory = run.state if state is None else state(run), run.memory
+    seen = []
+    for _ in range(rounds):
+        state, memory, metrics, records = one_round(run, state, memory)
+        seen.append((metrics, records))
+    return run, state, memory, seen
+
+
+def deviation(one, other):
+    """Of two lists of (metrics, records)."""
+    ids, others = ([[r["ids"] for r in records] for _, records in seen] for seen in (one, other))
+    losses, norms = [], []
+    for (a, _), (b, _) in zip(one, other, strict=True):
+        losses += [abs(a[k] - b[k]) for k in a if k.endswith("loss")]
+        norms += [abs(a[k] - b[k]) / max(a[k], 1e-9) for k in a if k.endswith("grad_norm")]
+    tokens = sum(x != y for x, y in zip(ids, others, strict=True))
+    return {"rounds_with_other_tokens": tokens, "loss": max(losses), "grad_norm": max(norms)}
+
+
+def weights(params):
+    return jax.tree.leaves(jax.device_get(params))
+
+
+def apart(one, other):
+    pairs = zip(weights(one), weights(other), strict=True)
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+def main() -> None:
+    found = {}
+    for name in ("grpo", "sdpo"):
+        (case,) = (c for c in CASES if c.name == name)
+        _, alone, _, seen = go(case)
+        moved = apart(alone.params["policy"], model().params)
+        for mesh, axes in MESHES.items():
+            _, state, _, own = go(case, devices=8, **axes)
+            placed = {str(x.sharding.spec) for x in jax.tree.leaves(state.params["policy"])}
+            moments = {str(x.sharding.spec) for x in jax.tree.leaves(state.optimizer)}
+            found[f"{name} {mesh}"] = {
+                **deviation(seen, own),
+                "weights": apart(alone.params, state.params),
+                "moved": moved,
+                "placements": sorted(placed),
+                "moments": sorted(moments),
+            }
+        with tempfile.TemporaryDirectory() as folder:
+            _, state, memory, _ = go(case, devices=8, fsdp=2, tensor=2)
+            with Checkpoints(folder) as checkpoints:
+                checkpoints.save(state, memory, {})
+            for devices, axes in ((4, {"fsdp": 2, "tensor": 2}), (1, {})):
+                changed = dataclasses.replace(OPTIONS, devices=devices, **axes)
+                other = build_run(case.make(), changed, model=model())
+                with Checkpoints(folder, writes=False) as checkpoints:
+                    restored, _, _ = checkpoints.restore(other.state, other.memory)
+                difference = apart(state.params, restored.params)
+                one_round(other, restored, memory)
+                found[f"{name} restored on {devices}"] = {"weights": difference}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

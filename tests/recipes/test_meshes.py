@@ -1,0 +1,52 @@
+"""Runs on eight simulated devices, cut in four ways, are the run on one; see `eight_devices.py`."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).parent / "eight_devices.py"
+MESHES = ("(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 1, 8)")
+CASES = [(name, mesh) for name in ("grpo", "sdpo") for mesh in MESHES]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=os.environ | flags
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Involuntary full rematerialization" not in done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("name", "mesh"), CASES)
+def test_three_rounds_are_those_of_one_device(name, mesh, found):
+    own = found[f"{name} {mesh}"]
+    assert own["rounds_with_other_tokens"] == 0
+    assert own["loss"] < 1e-6
+    assert own["grad_norm"] < 5e-4  # of gradients that nearly cancel
+    # Adam divides a gradient by its own size: rounding shows where there is next to none.
+    assert own["weights"] < 0.05 * own["moved"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_weights_and_moments_lie_where_the_rules_say(mesh, found):
+    own = found[f"grpo {mesh}"]
+    said = " ".join(own["placements"])
+    assert ("fsdp" in said) == (mesh in ("(1, 8, 1)", "(2, 2, 2)"))
+    assert ("tensor" in said) == (mesh in ("(1, 1, 8)", "(2, 2, 2)"))
+    split = {spec for spec in own["placements"] if "fsdp" in spec or "tensor" in spec}
+    assert split <= set(own["moments"])
+
+
+@pytest.mark.parametrize("name", ["grpo", "sdpo"])
+@pytest.mark.parametrize("devices", [4, 1])
+def test_a_checkpoint_of_eight_devices_opens_on_fewer(name, devices, found):
+    assert found[f"{name} restored on {devices}"]["weights"] == 0.0
