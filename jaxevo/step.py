@@ -231,7 +231,7 @@ def with_old(table: Table, objective: Objective, learner: Learner, state: TrainS
         for chosen, batch in fitting(table, whole, shapes):
             params, placed = state.params[objective.trains], learner.place(batch)
             old_KNA = old_logp(params, placed, learner.base, forward=learner.forward)
-            for name, logp_KNA in old_KNA.items():
-                flat = np.asarray(logp_KNA).reshape(-1, logp_KNA.shape[-1])
+            for name, logp_KNA in learner.fetch(old_KNA).items():
+                flat = logp_KNA.reshape(-1, logp_KNA.shape[-1])
                 old[name][chosen] = flat[: len(chosen)]
     return dataclasses.replace(table, batch=dataclasses.replace(table.batch, old=old))

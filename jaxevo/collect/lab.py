@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -39,6 +39,8 @@ from jaxevo.types import (
     row_uid,
 )
 
+Judge: TypeAlias = Callable[[Row], Mapping[str, Verdict]]
+
 VERIFIERS = 4  # threads on which `attempt` verifies
 
 
@@ -62,7 +64,8 @@ class Learner:
     forward: `(params, packed, answers, temperature, *, read) -> {stream: Stream}`, compared by
     value. shapes: objective name -> Shapes. place: puts a micro-batch stack onto the devices. pin:
     keeps weights and optimizer states where they lie, in programs; None on one device. base: what
-    parameter sets lie over (`jaxevo.base`), None where each is whole.
+    parameter sets lie over (`jaxevo.base`), None where each is whole. fetch: arrays of programs as
+    numpy ones. scope: in which programs over weights and batches are called.
     """
 
     forward: Bound
@@ -70,6 +73,8 @@ class Learner:
     place: Any = jax.device_put
     pin: Callable[[Any], Any] | None = None
     base: Params | None = None
+    fetch: Callable[[Any], Any] = jax.device_get
+    scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
 @functools.partial(jax.jit, static_argnames=("fn", "forward"))
@@ -119,6 +124,7 @@ class Lab:
         weights_version: int = 0,
         coin: Callable[[int, int], Verdict] | None = None,
         learner: Learner | None = None,
+        share: Callable[[Judge, Sequence[Row]], list[Mapping[str, Verdict]]] | None = None,
     ):
         self.config, self.source, self.tokenizer = config, source, tokenizer
         self.round_index, self.position, self.seed = round_index, position, seed
@@ -127,7 +133,7 @@ class Lab:
         self.drawn = threading.Event()
         self._sample_fn, self.key, self._finish_names = sample_fn, key, finish_names
         self._sets, self._publish, self._learner = sets, publish, learner
-        self._weights_version, self._coin = weights_version, coin
+        self._weights_version, self._coin, self._share = weights_version, coin, share
         self._published: dict[str, Any] = {}
         self._conversations, self._kept = conversations, dict[str, Any]()
         self._wave = 0
@@ -175,6 +181,8 @@ class Lab:
         """`verify(sample(tasks))`, each row verified on a thread while others are being sampled."""
         samples = self.config.samples
         rows = self.asked(tasks, samples=samples, role=role)
+        if self._share is not None:
+            return self.verify(self._continue(rows, samples, params, None, None, keep=False))
         judged: dict[int, Future[Row]] = {}
         with ThreadPoolExecutor(VERIFIERS) as pool:
 
@@ -354,9 +362,9 @@ class Lab:
         run = functools.partial(_mapped, fn=fn, forward=learner.forward)
         parts, counts = [], []
         for cut, batch in batches:
-            parts.append(
-                jax.device_get(run(self._sets, learner.place(batch), learner.base, operands))
-            )
+            with learner.scope():
+                out = run(self._sets, learner.place(batch), learner.base, operands)
+            parts.append(learner.fetch(out))
             counts.append(len(cut))
         if by == "groups":
             return jax.tree.map(lambda *xs: np.stack(xs), *parts)
@@ -373,11 +381,19 @@ class Lab:
         first verifier's score under the name of the problem's part.
         """
         with self._timed("verify"):
-            return self.record([self._judge(row) for row in rows])
+            if self._share is None:
+                return self.record([self._judge(row) for row in rows])
+            said = self._share(self._verdicts, rows)
+            return self.record([self._rewarded(r, v) for r, v in zip(rows, said, strict=True)])
 
     def _judge(self, row: Row) -> Row:
+        return self._rewarded(row, self._verdicts(row))
+
+    def _verdicts(self, row: Row) -> dict[str, Verdict]:
         text = self.answer_text(row)
-        verdicts = {n: verify(row.task, text) for n, verify in self.source.verifiers.items()}
+        return {n: verify(row.task, text) for n, verify in self.source.verifiers.items()}
+
+    def _rewarded(self, row: Row, verdicts: Mapping[str, Verdict]) -> Row:
         first = next(iter(verdicts.values()))
         weighed = {n: w * verdicts[n].score for n, w in self.source.weights.items()}
         rewards, feedback = {"correct": first.score, **weighed}, first.feedback

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxevo.parallel.hosts import several
+
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 ROWS = (DATA, FSDP)
 RULES = {  # logical axis of a weight -> mesh axis
@@ -82,7 +84,13 @@ class Placement:
 
     def put(self, tree: Any) -> Any:
         """The arrays where they belong."""
-        return jax.device_put(tree, self.shardings(tree))
+
+        def spread(x: Any, sharding: NamedSharding) -> Any:
+            # Several processes: each has the whole array, and gives its devices their parts.
+            of_own = isinstance(x, jax.Array) and x.is_fully_addressable
+            return jax.device_put(np.asarray(x) if several() and of_own else x, sharding)
+
+        return jax.tree.map(spread, tree, self.shardings(tree))
 
     def put_weight(self, name: str, weight: Any) -> jax.Array:
         """One array of the table, by its name; each device gets its own part of it."""

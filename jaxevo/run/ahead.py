@@ -51,7 +51,7 @@ def _lab(run: Run, state: TrainState, *, ahead: int = 0) -> Lab:
 
 
 def _gathered(run: Run, lab: Lab, state: TrainState, memory: Any) -> Gathered:
-    with run.placement.scope():
+    with run.sampling_scope():
         return Gathered(lab, gather(run.recipe, lab, state, memory))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,10 +19,12 @@ from jaxevo.models.lora import init_adapters, weight_axes, with_adapters
 from jaxevo.models.scorer import score
 from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
+from jaxevo.parallel.hosts import fetch, local, several
 from jaxevo.parallel.mesh import Placement, make_mesh
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
+from jaxevo.run.sharing import SharedSampler, published_here, share_verdicts
 from jaxevo.run.trackers import check_trackers
 from jaxevo.sampling.drawing import FINISH
 from jaxevo.sampling.sampler import Published, Sampler, publish
@@ -89,11 +92,11 @@ class Bench:
             config=self.rollout,
             source=self.source,
             tokenizer=self.model.tokenizer,
-            sample_fn=self.sampler,
+            sample_fn=SharedSampler(self.sampler) if several() else self.sampler,
             key=jax.random.fold_in(key, EVALUATION) if evaluation else key,
             finish_names=FINISH,
             sets=sets,
-            publish=self.publish,
+            publish=published_here(self.publish) if several() else self.publish,
             conversations=self.sampler.conversations,
             round_index=round_index,
             position=position,
@@ -101,6 +104,7 @@ class Bench:
             weights_version=round_index if weights_version is None else weights_version,
             coin=coin,
             learner=learner,
+            share=share_verdicts if several() else None,
         )
 
 
@@ -173,6 +177,10 @@ class Run:
     memory: Any
     placement: Placement
 
+    def sampling_scope(self) -> contextlib.AbstractContextManager[Any]:
+        """In which the run samples: its mesh, or with several processes each on a device."""
+        return contextlib.nullcontext() if several() else self.placement.scope()
+
 
 def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None = None) -> Run:
     """Builds everything a run needs; errors about options come from here, before any work.
@@ -186,6 +194,11 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     check_trackers(options.log)
     source = load_task(options.task, seed=options.seed)
     _refuse_unfit(recipe, options, source)
+    if several() and (options.devices or options.off_policy):
+        raise ValueError(
+            f"{jax.process_count()} processes need --devices 0 and --off-policy 0: all devices "
+            "take part, and all processes go the same way."
+        )
     devices = jax.devices()[: options.devices or None]
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
@@ -227,6 +240,8 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         shapes=shapes,
         place=placement.batch,
         pin=placement.pin if mesh.size > 1 else None,
+        fetch=fetch,
+        scope=placement.scope,
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
     place = placement.put
@@ -236,7 +251,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         its_key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
         own, base = init_adapters(its_key, model.config, lora), model.params
         base = base if shapes_only else place(base)
-        bench = dataclasses.replace(bench, publish=Published(base))
+        bench = dataclasses.replace(bench, publish=Published(base if shapes_only else local(base)))
     start = state_shapes if shapes_only else initial_state
     give = loaded_here and base is None
     state = start(recipe, own, key=key, place=place, base=base, give=give)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.parallel.hosts import exchange, is_first, several
 from jaxevo.run.manifest import (
     DamagedError,
     NewerFormatError,
@@ -74,7 +75,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp, self._folder = ocp, Path(folder).absolute()
         self._keep, self._keep_best, self._writes = keep, keep_best, writes
-        self._newest = self._find_whole(say)
+        self._newest = self._agreed(say)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -92,6 +93,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
+        if kind is not None and several():  # others may never come to where they would be met
+            self._sealer.shutdown(wait=False)
+            return
         try:
             # What ends the block already is said rather than that its last save failed too.
             with contextlib.suppress(*() if kind is None else (SaveError,)):
@@ -210,6 +214,21 @@ class Checkpoints:
         return got["arrays"]["params"][name]
 
     # ------------------------------------------------------------------------ which are whole
+    def _agreed(self, say: Callable[[str], None]) -> int | None:
+        """What the first process finds, on all."""
+        if not several():
+            return self._find_whole(say)
+        newest, fault = None, None
+        if is_first():
+            try:
+                newest = self._find_whole(say)
+            except ValueError as found:  # the others wait for a word
+                fault = str(found)
+        newest, fault = exchange([newest, fault])[0]
+        if fault is not None:
+            raise ValueError(fault)
+        return newest
+
     def _find_whole(self, say: Callable[[str], None]) -> int | None:
         """The newest whole checkpoint; those after it are passed over, and set aside to write."""
         faults: dict[int, ValueError] = {}
@@ -260,6 +279,8 @@ class Checkpoints:
         """Waits for Orbax, writes the manifest and lets old checkpoints go. Returns the step."""
         with self._told(step):
             self._manager.wait_until_finished()
+            if not is_first():
+                return step
             seal(self._folder / str(step), score=score)
             for old in self._superseded():
                 shutil.rmtree(self._folder / str(old))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -20,6 +22,9 @@ from jaxevo.types import Recipe
 
 def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
     """Trains, or prints what would be trained."""
+    import jax
+
+    from jaxevo.parallel.hosts import is_first, join_hosts, leave_others, several
     from jaxevo.run.build import build_run
     from jaxevo.run.checkpoint import SaveError
     from jaxevo.run.console import Progress
@@ -31,7 +36,10 @@ def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
             json.dumps({"recipe": repr(recipe), "options": dataclasses.asdict(options)}, indent=2)
         )
         return 0
-    with Progress(options.rounds) as progress:
+    join_hosts()
+    with contextlib.ExitStack() as held:
+        out = sys.stdout if is_first() else held.enter_context(open(os.devnull, "w"))
+        progress = held.enter_context(Progress(options.rounds, stream=out))
         with progress.phase("load"):
             run = build_run(recipe, options)
         try:
@@ -39,6 +47,10 @@ def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
         except (DivergedError, SaveError) as fault:
             print(f"jaxevo: {fault}", file=sys.stderr)
             return 1
+        except jax.errors.JaxRuntimeError as fault:
+            if several():
+                leave_others(fault)
+            raise
         if "stopped" in summary:
             progress.say(
                 f"stopped by {summary['stopped']} after round {state.counters['round'] - 1}, saved "
@@ -47,7 +59,8 @@ def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
             return 0
         for line in held_out_lines(summary):
             progress.say(line)
-        progress.say(f"run folder: {options.out}   report: {summary['report']}")
+        if "report" in summary:
+            progress.say(f"run folder: {options.out}   report: {summary['report']}")
     return 0
 
 

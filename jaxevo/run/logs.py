@@ -268,6 +268,38 @@ class RunLog:
         self._board = None
 
 
+class NoLog:
+    """The `RunLog` of a process that does not write: the first one does."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Nothing; so are all others."""
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """See `write_config`."""
+
+    def write_rollouts(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """See `write_config`."""
+
+    def write_audit(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """See `write_config`."""
+
+    def offsets(self) -> dict[str, int]:
+        """Nothing is written."""
+        return {}
+
+    def cut_back(self, offsets: Mapping[str, int]) -> None:
+        """See `write_config`."""
+
+
 def set_logs_aside(folder: Path) -> Path | None:
     """Moves the log files of a run that cannot be continued into a folder beside; None for none."""
     names = [n for n in (METRICS, ROLLOUTS, AUDIT, BOARD) if (folder / n).exists()]

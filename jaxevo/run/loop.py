@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxevo.parallel.hosts import exchange, is_first
 from jaxevo.run.ahead import Ahead, gather_round
 from jaxevo.run.audit import audit_records
 from jaxevo.run.build import Run
@@ -24,7 +25,7 @@ from jaxevo.run.evaluate import evaluate
 from jaxevo.run.faults import nonfinite_weights, round_faults
 from jaxevo.run.fingerprint import fingerprint
 from jaxevo.run.lock import only_writer
-from jaxevo.run.logs import RunLog, rollout_record, set_logs_aside
+from jaxevo.run.logs import NoLog, RunLog, rollout_record, set_logs_aside
 from jaxevo.run.metrics import action_signals, round_metrics
 from jaxevo.run.report import read_config, write_report
 from jaxevo.run.stopping import Stopping
@@ -47,7 +48,8 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
     Returns:
       the last state, and a summary: `before` and `after` (held-out means by scorer, None without
       evaluation), `stopped` (the signal's name where one ended the run, else absent) and `report`
-      (path; absent where a signal ended the run, as there may be no time).
+      (path; absent where a signal ended the run, as there may be no time, and on other processes
+      than the first, which writes).
 
     Raises:
       DivergedError: after three refused updates in a row.
@@ -55,18 +57,26 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
       SaveError: a checkpoint could not be written.
       ValueError: the folder has checkpoints, and none that can be used.
     """
-    folder = Path(run.options.out)
     with _opened(run, progress) as job, Stopping() as stopping:
-        while job.done < run.options.rounds and stopping.asked is None:
+        asked = _anyones(stopping.asked)
+        while job.done < run.options.rounds and asked is None:
             job.round()
-            if run.options.saves_after(job.done) or stopping.asked is not None:
+            asked = _anyones(stopping.asked)
+            if run.options.saves_after(job.done) or asked is not None:
                 job.save()
         job.finish()
+    summary = dict(job.config["evaluation"])
     if job.done < run.options.rounds:
-        return job.state, {**job.config["evaluation"], "stopped": stopping.asked}
-    with progress.phase("report"):
-        report = write_report(folder)
-    return job.state, {**job.config["evaluation"], "report": str(report)}
+        summary["stopped"] = asked
+    elif is_first():
+        with progress.phase("report"):
+            summary["report"] = str(write_report(Path(run.options.out)))
+    return job.state, summary
+
+
+def _anyones(asked: str | None) -> str | None:
+    """What any process has been asked for, so that all stop after the same round."""
+    return next((one for one in exchange(asked) if one is not None), None)
 
 
 @contextlib.contextmanager
@@ -74,7 +84,8 @@ def _opened(run: Run, progress: Progress) -> Iterator[_Job]:
     """The run at its newest checkpoint, or at its beginning, in a folder that is its own."""
     options, folder = run.options, Path(run.options.out)
     with contextlib.ExitStack() as held:
-        held.enter_context(only_writer(folder))
+        if is_first():
+            held.enter_context(only_writer(folder))
         checkpoints = held.enter_context(
             Checkpoints(
                 folder / "checkpoints",
@@ -84,10 +95,11 @@ def _opened(run: Run, progress: Progress) -> Iterator[_Job]:
             )
         )
         resumes = checkpoints.latest() is not None
-        if not resumes:
+        if not resumes and is_first():
             _set_logs_aside(folder, progress)
         ahead = held.enter_context(Ahead(run)) if options.off_policy else None
-        log = held.enter_context(RunLog(folder, append=resumes, trackers=options.log))
+        kept = RunLog(folder, append=resumes, trackers=options.log) if is_first() else NoLog(folder)
+        log = held.enter_context(kept)
         job = _Job(run, progress, checkpoints, log, ahead)
         if resumes:
             job.resume()
@@ -103,7 +115,7 @@ class _Job:
         run: Run,
         progress: Progress,
         checkpoints: Checkpoints,
-        log: RunLog,
+        log: RunLog | NoLog,
         ahead: Ahead | None,
     ):
         self._run, self._progress = run, progress
@@ -203,7 +215,7 @@ class _Job:
         count = min(options.eval_problems, source.held_out_size)
         tasks = [source.held_out(i) for i in range(count)]
         lab = self._run.bench.lab(self.state.params, evaluation=True)
-        with self._run.placement.scope(), self._progress.phase("evaluation"):
+        with self._run.sampling_scope(), self._progress.phase("evaluation"):
             return evaluate(lab, tasks, samples=options.eval_samples).means()
 
 
@@ -242,7 +254,7 @@ def one_round(
         ahead.begin(state, memory, lab.position)
     with run.placement.scope():
         state, reports = improve(run.recipe, run.learner, lab, state, experience)
-    reports = jax.device_get(reports)
+    reports = run.learner.fetch(reports)
     seconds = time.perf_counter() - start
     sampling = lab.seconds["sample"]
     trained = dict.fromkeys(objective.trains for objective in run.recipe.objectives)
