@@ -43,6 +43,7 @@ ALLOWED = {
         "collect",
         "kernels",
         "models",
+        "optimizers",
         "parallel",
         "rewards",
         "sampling",

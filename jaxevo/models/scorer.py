@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 
 from jaxevo.heads import action_logp, values
@@ -16,6 +17,8 @@ from jaxevo.models import decoder
 from jaxevo.models.attention import Trees
 from jaxevo.parallel.heads import fused_logprob
 from jaxevo.types import Answers, Array, Packed, Params, Stream
+
+DECODER = ("embed", "layers", "final_norm", "head")  # top-level names of the weight table
 
 
 def score(
@@ -27,6 +30,7 @@ def score(
     config: decoder.DecoderConfig,
     read: tuple[str, ...],
     remat: bool = False,
+    compute: str = "float32",
 ) -> Mapping[str, Stream]:
     """Reads log-probs, entropies or hidden states of the recorded answers under `params`.
 
@@ -41,16 +45,18 @@ def score(
       config: the decoder's shape.
       read: any of `logp`, `entropy`, `hidden`, `values`.
       remat: recompute activations layer by layer in the backward pass.
+      compute: dtype that the decoder's weights are cast to; gradients come back in their own.
 
     Returns:
       a Stream for each stream of answers, with the fields that were not read None.
     """
+    own = params if compute == "float32" else _cast(params, compute)
     hidden_BSD, _ = decoder.apply(
-        config, params, packed.ids_BS, packed.positions_BS, Trees(packed.until_BS), remat=remat
+        config, own, packed.ids_BS, packed.positions_BS, Trees(packed.until_BS), remat=remat
     )
     D = hidden_BSD.shape[-1]
     hidden_MD = jnp.take_along_axis(hidden_BSD, packed.read_BR[..., None], axis=1).reshape(-1, D)
-    head_DV = decoder.unembed(config, params)
+    head_DV = decoder.unembed(config, own)
     text, index_NA = answers["text"], packed.index_NA
     logp_NA = entropy_NA = None
     if "logp" in read or "entropy" in read:
@@ -86,3 +92,9 @@ def score(
             for name, actions in others.items()
         },
     }
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    """The decoder's weights in another dtype; heads beside it stay as they are."""
+    own = {name: params[name] for name in DECODER if name in params}
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), own)

@@ -53,8 +53,7 @@ def join_hosts() -> None:
 
 def host_names() -> list[str]:
     """Every process and its host, in order, once all have come here."""
-    with watched("waiting for every process to tell its name"):
-        return exchange(f"{jax.process_index()}@{socket.gethostname()}")
+    return exchange(f"{jax.process_index()}@{socket.gethostname()}")
 
 
 def leave_others(fault: BaseException) -> NoReturn:
@@ -90,10 +89,11 @@ def exchange_bytes(own: bytes) -> list[bytes]:
         return [own]
     from jax.experimental import multihost_utils
 
-    sizes = multihost_utils.process_allgather(np.array([len(own)], np.int32)).reshape(-1)
-    padded = np.zeros(max(1, sizes.max()), np.uint8)
-    padded[: len(own)] = np.frombuffer(own, np.uint8)
-    found = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    with watched("waiting for what the other processes found"):
+        sizes = multihost_utils.process_allgather(np.array([len(own)], np.int32)).reshape(-1)
+        padded = np.zeros(max(1, sizes.max()), np.uint8)
+        padded[: len(own)] = np.frombuffer(own, np.uint8)
+        found = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
     return [row[:size].tobytes() for row, size in zip(found, sizes, strict=True)]
 
 

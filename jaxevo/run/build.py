@@ -19,6 +19,7 @@ from jaxevo.models.lora import init_adapters, weight_axes, with_adapters
 from jaxevo.models.scorer import score
 from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
+from jaxevo.optimizers import Moments, adamw
 from jaxevo.parallel.hosts import fetch, local, several
 from jaxevo.parallel.mesh import Placement, make_mesh
 from jaxevo.rewards.control import random_reward
@@ -192,6 +193,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         cannot weigh, a task that the recipe cannot use, trackers that are not installed.
     """
     check_trackers(options.log)
+    recipe = _with_moments(recipe, options.moments)
     source = load_task(options.task, seed=options.seed)
     _refuse_unfit(recipe, options, source)
     if several() and (options.devices or options.off_policy):
@@ -236,7 +238,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         for o in recipe.objectives
     }
     learner = Learner(
-        forward=bind(score, config=model.config, remat=options.remat),
+        forward=bind(score, config=model.config, remat=options.remat, compute=options.compute),
         shapes=shapes,
         place=placement.batch,
         pin=placement.pin if mesh.size > 1 else None,
@@ -245,19 +247,40 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
     place = placement.put
+    dtype = None if options.compute == "float32" else options.compute
+    if dtype is not None:
+        bench = dataclasses.replace(bench, publish=bind(publish, dtype=dtype))
     shapes_only = isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct)
     own, base = model.params, None
     if (lora := options.lora()) is not None:
         its_key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
         own, base = init_adapters(its_key, model.config, lora), model.params
         base = base if shapes_only else place(base)
-        bench = dataclasses.replace(bench, publish=Published(base if shapes_only else local(base)))
+        bench = dataclasses.replace(
+            bench, publish=Published(base if shapes_only else local(base), dtype=dtype)
+        )
     start = state_shapes if shapes_only else initial_state
     give = loaded_here and base is None
     state = start(recipe, own, key=key, place=place, base=base, give=give)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     learner = dataclasses.replace(learner, base=base)
     return Run(recipe, options, bench, learner, state, recipe.memory(), placement)
+
+
+def _with_moments(recipe: Recipe, moments: Moments) -> Recipe:
+    """The recipe whose optimizers keep that of a gradient's past."""
+    if moments == "full":
+        return recipe
+    changed = []
+    for objective in recipe.objectives:
+        if objective.optimizer.fn is not adamw:
+            raise ValueError(
+                f"--moments {moments} is for adamw, but objective {objective.name!r} has "
+                f"{objective.optimizer!r}."
+            )
+        optimizer = bind(objective.optimizer, moments=moments)
+        changed.append(dataclasses.replace(objective, optimizer=optimizer))
+    return dataclasses.replace(recipe, objectives=tuple(changed))
 
 
 def _refuse_unfit(recipe: Recipe, options: RunOptions, source: TaskSource) -> None:

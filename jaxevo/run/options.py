@@ -51,6 +51,12 @@ class RunOptions:
     lora_targets: tuple[Literal["q", "k", "v", "o", "gate", "up", "down"], ...] = option(
         TARGETS, "matrices of a layer that get adapters"
     )
+    moments: Literal["full", "factored"] = option(
+        "full", "what the optimizer keeps: 8 bytes a weight, or factored, about 2"
+    )
+    compute: Literal["float32", "bfloat16"] = option(
+        "float32", "dtype of products, forward and backward and in the sampler; weights are float32"
+    )
     remat: bool = option(False, "recompute activations in the backward pass to save memory")
     eval_problems: int = option(16, "held-out problems per evaluation, 0 for no evaluation")
     eval_samples: int = option(4, "answers per held-out problem and evaluation")

@@ -131,11 +131,11 @@ class Published:
     Adapters stay apart from the weights that they adapt.
     """
 
-    def __init__(self, base: Params):
-        self._base = base
+    def __init__(self, base: Params, *, dtype: Any = None):
+        self._base, self._dtype = base, dtype
         self._copy: Params | None = None  # made when first asked for
 
     def __call__(self, own: Params) -> Params:
         if self._copy is None:
-            self._copy = publish(self._base)
-        return joined(self._copy, publish(own))
+            self._copy = publish(self._base, dtype=self._dtype)
+        return joined(self._copy, publish(own, dtype=self._dtype))
