@@ -132,6 +132,8 @@ def _spec(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
         own = None if axis is None else RULES.get(axis)
         fits = own is not None and mesh.shape[own] > 1 and size % mesh.shape[own] == 0
         taken.append(own if fits and own not in taken else None)
+    while taken and taken[-1] is None:  # one way to say it: programs are cached by it
+        taken.pop()
     return PartitionSpec(*taken)
 
 

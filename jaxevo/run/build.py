@@ -205,11 +205,13 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     if len(devices) < options.devices:
         raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
     mesh = make_mesh(devices, fsdp=options.fsdp, tensor=options.tensor)
-    loaded_here = model is None
-    if model is None:
-        model = hub.load(
-            options.model, put=lambda config: Placement(mesh, weight_axes(config)).put_weight
-        )
+    fresh = []  # filled when weights are read for this run alone
+
+    def put(config: DecoderConfig) -> Callable[[str, Any], jax.Array]:
+        fresh.append(config)
+        return Placement(mesh, weight_axes(config)).put_weight
+
+    model = hub.load(options.model, put=put) if model is None else model
     if (lora := options.lora()) is not None:
         model = dataclasses.replace(model, config=with_adapters(model.config, lora))
     bench = build_bench(
@@ -260,7 +262,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
             bench, publish=Published(base if shapes_only else local(base), dtype=dtype)
         )
     start = state_shapes if shapes_only else initial_state
-    give = loaded_here and base is None
+    give = bool(fresh) and base is None
     state = start(recipe, own, key=key, place=place, base=base, give=give)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     learner = dataclasses.replace(learner, base=base)

@@ -26,8 +26,6 @@ from jaxevo.run.options import RunOptions
 from jaxevo.sampling.sampler import Sampling
 from jaxevo.types import Size, Task, Verdict, bind
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.fixture(scope="module")
 def bench(tiny_model):

@@ -18,7 +18,6 @@ from jaxevo.run.options import RunOptions
 from jaxevo.sampling.sampler import Sampling
 from jaxevo.types import Message, Task, bind
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 slow = pytest.mark.slow  # they compile a model
 TASK = Task("t/1", (Message("user", "What is 7+8?"),), "15")
 

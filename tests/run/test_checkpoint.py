@@ -246,7 +246,8 @@ def test_a_folder_has_one_writer(tmp_path):
 
 # ---------------------------------------------------------------------------- signals
 def test_the_first_signal_asks_and_the_second_acts(capfd):
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.default_int_handler
+    others = signal.signal(signal.SIGINT, before)
     with Stopping() as stopping:
         assert stopping.asked is None
         os.kill(os.getpid(), signal.SIGINT)
@@ -256,6 +257,7 @@ def test_the_first_signal_asks_and_the_second_acts(capfd):
         assert signal.getsignal(signal.SIGINT) is before
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, others)
     assert "the run stops after this round, saved" in capfd.readouterr().err
 
 

@@ -32,7 +32,7 @@ def specs(tree):
 def test_optimizers_lie_as_their_weights_do(tiny_model):
     placement = Placement(make_mesh(jax.devices()[:2], fsdp=2), weight_axes(tiny_model.config))
     params = placement.put(tiny_model.params)
-    assert params["layers"]["q"].sharding.spec == PartitionSpec(None, "fsdp", None)
+    assert params["layers"]["q"].sharding.spec == PartitionSpec(None, "fsdp")
     assert params["layers"]["o"].sharding.spec == PartitionSpec(None, None, "fsdp")
     state = placement.put(adamw(learning_rate=1e-3).init(params))
     found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, dict))
