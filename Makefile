@@ -1,13 +1,14 @@
 # make demo   a real model teaches itself sums (README)
 # make test   everything numerical, at most 20 minutes on two cores; what CI runs
 # make check  format, lint, types and fast tests, at most 4 minutes
-# make soak   hours: tests marked `soak`; its result is experiments/bench/results/soak.json
+# make soak   hours: tests marked `soak`; results in experiments/bench/results/soak_*.json
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0 # reference implementation in parity tests only
 DEMO   ?=
+RESULTS := experiments/bench/results
 
 .PHONY: demo test check soak format clean
 
@@ -40,7 +41,9 @@ check: $(VENV)/test
 	$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not slow and not smollm2"
 
 soak: $(VENV)/test
-	$(BIN)/pytest -m soak --record experiments/bench/results/soak.json
+	$(BIN)/pytest -m soak tests/kernels tests/models --record $(RESULTS)/soak_kernels.json
+	$(BIN)/pytest -m soak tests/recipes --record $(RESULTS)/soak_recipes.json
+	$(BIN)/pytest -m soak tests/run --record $(RESULTS)/soak_survival.json
 
 format: $(VENV)/test
 	$(BIN)/python -m ruff format .

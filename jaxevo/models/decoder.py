@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ __all__ = [
     "unembed",
 ]
 
+Remat: TypeAlias = Literal["none", "dots", "layers"]
+
 # Of each layer: keys "k" and values "v" [rows, kv_heads, C, head_dim]. Heads stand before slots, as
 # the products over slots want them: no step moves old keys.
 Cache = tuple[dict[str, jax.Array], ...]
@@ -64,7 +66,7 @@ def apply(
     cache: Cache | None = None,
     slot: Array | int = 0,
     key_positions_BC: Array | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[jax.Array, Cache | None]:
     """Final hidden states of a batch of slots.
 
@@ -81,7 +83,9 @@ def apply(
       slot: cache slot of the first new key, the same for all rows; may be traced.
       key_positions_BC: rotary positions of the cache's slots, new ones included, which windows are
         measured by; None where slot c holds position c.
-      remat: recompute layers in the backward pass: memory for one layer, about a third more time.
+      remat: what the backward pass computes again. "none" keeps all; "dots" keeps the products with
+        weights and forms the rest from them; "layers" keeps each layer's input alone: memory for
+        one layer, about a third more time.
 
     Returns:
       hidden_BSD after the final norm, and the cache with slots [slot, slot + S) written (None
@@ -187,7 +191,7 @@ def _trunk(
     positions_BS: Array,
     mask: Array | Trees,
     *,
-    remat: bool,
+    remat: Remat,
 ) -> jax.Array:
     """All layers as one scan, over slots that are all there."""
 
@@ -218,8 +222,16 @@ def _trunk(
 
     x_BSD = by_rows(_embedded(config, params, ids_BS))
     layers = (params["layers"], jnp.asarray(config.windowed) if config.windowed else None)
-    x_BSD, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_BSD, layers)
+    x_BSD, _ = jax.lax.scan(_again(layer, remat), x_BSD, layers)
     return _norm(config, x_BSD, params["final_norm"])
+
+
+def _again(layer: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """The layer, of which the backward pass keeps what `remat` says."""
+    if remat == "none":
+        return layer
+    products = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return jax.checkpoint(layer, policy=products if remat == "dots" else None)
 
 
 def _has_window(config: DecoderConfig, index: int) -> bool:

@@ -29,7 +29,7 @@ def score(
     *,
     config: decoder.DecoderConfig,
     read: tuple[str, ...],
-    remat: bool = False,
+    remat: decoder.Remat = "none",
     compute: str = "float32",
 ) -> Mapping[str, Stream]:
     """Reads log-probs, entropies or hidden states of the recorded answers under `params`.
@@ -44,7 +44,7 @@ def score(
       temperature: scalar > 0; log-probs and entropies are those of softmax(logits / temperature).
       config: the decoder's shape.
       read: any of `logp`, `entropy`, `hidden`, `values`.
-      remat: recompute activations layer by layer in the backward pass.
+      remat: what the backward pass computes again, as of `decoder.apply`.
       compute: dtype that the decoder's weights are cast to; gradients come back in their own.
 
     Returns:

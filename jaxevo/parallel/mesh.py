@@ -86,9 +86,10 @@ class Placement:
         """The arrays where they belong."""
 
         def spread(x: Any, sharding: NamedSharding) -> Any:
-            # Several processes: each has the whole array, and gives its devices their parts.
-            of_own = isinstance(x, jax.Array) and x.is_fully_addressable
-            return jax.device_put(np.asarray(x) if several() and of_own else x, sharding)
+            traced = isinstance(x, jax.core.Tracer)
+            if several() and not traced and isinstance(x, jax.Array) and x.is_fully_addressable:
+                x = np.asarray(x)  # each process has all of it, and gives its devices their parts
+            return jax.device_put(x, sharding)
 
         return jax.tree.map(spread, tree, self.shardings(tree))
 

@@ -57,7 +57,9 @@ class RunOptions:
     compute: Literal["float32", "bfloat16"] = option(
         "float32", "dtype of products, forward and backward and in the sampler; weights are float32"
     )
-    remat: bool = option(False, "recompute activations in the backward pass to save memory")
+    remat: Literal["none", "dots", "layers"] = option(
+        "none", "computed again in the backward pass: nothing, all but products, or whole layers"
+    )
     eval_problems: int = option(16, "held-out problems per evaluation, 0 for no evaluation")
     eval_samples: int = option(4, "answers per held-out problem and evaluation")
     eval_every: int = option(0, "rounds between evaluations, 0 for before and after only")

@@ -89,8 +89,8 @@ def plan(recipe: Recipe, options: RunOptions, *, memory_gb: float = 0.0) -> int:
         if less <= HEADROOM * free:
             raise ValueError(f"{refusal}. {flags} brings it to {less / GB:.2f} GB.")
     raise ValueError(
-        f"{refusal}, and --remat with more --micro-batches does not help. Take a smaller model, "
-        "shorter answers or fewer samples."
+        f"{refusal}, and --remat layers with more --micro-batches does not help. Take a smaller "
+        "model, shorter answers or fewer samples."
     )
 
 
@@ -107,10 +107,12 @@ def make_plan(recipe: Recipe, options: RunOptions) -> Plan:
     held = {**sets, **optimizers}
     trained = {objective.trains for objective in recipe.objectives}
     copies = sum(_bytes(state.params[name]) for name in trained)
+    item = np.dtype(jax.tree.leaves(model.params)[0].dtype).itemsize
+    sampled = jnp.dtype(options.compute).itemsize  # the sampler's weights, keys and values
     rollout, sampler = run.bench.rollout, run.bench.sampler
     cache = cache_need(
         config,
-        np.dtype(jax.tree.leaves(model.params)[0].dtype).itemsize,
+        min(item, sampled),
         prompts=rollout.prompts,
         samples=rollout.samples,
         prompt_slots=sampler.prompt_slots,
@@ -119,11 +121,14 @@ def make_plan(recipe: Recipe, options: RunOptions) -> Plan:
     )
     rows = rollout.prompts * rollout.samples
     sampling = {
-        "the sampler's copy": copies,
+        "the sampler's copy": copies * min(item, sampled) // item,
         "keys and values": 2 * cache,  # two arrangements stand side by side when rows move
         "logits": 2 * 4 * rows * config.vocab_size,
     }
-    memory: dict[str, dict[str, int]] = {"rollout": {**held, **sampling}}
+    # What a checkpoint is written from on a CPU, while the next rollout goes on.
+    saved = sum(held.values()) - held.get("weights, base", 0)
+    saving = {"a checkpoint's copy": saved} if jax.default_backend() == "cpu" else {}
+    memory: dict[str, dict[str, int]] = {"rollout": {**held, **sampling, **saving}}
     meanwhile = {"weights of the round before": copies, **sampling} if options.off_policy else {}
     for objective in recipe.objectives:
         shapes = run.learner.shapes[objective.name]
@@ -198,10 +203,12 @@ def _bytes(tree: Any) -> int:
 def _activations(run: Run, objective: Objective) -> int:
     """What autodiff keeps of the forward pass of one micro-batch, and a layer's backward pass."""
     remat = run.options.remat
-    config = run.bench.sampler.config
-    kept = _kept(run, objective, bind(score, config=config, remat=remat))
-    layer = (_kept(run, objective, bind(score, config=config)) if remat else kept) // config.layers
-    return kept + (2 * layer if remat else layer)
+    config, compute = run.bench.sampler.config, run.options.compute
+    kept = _kept(run, objective, bind(score, config=config, remat=remat, compute=compute))
+    if remat == "none":
+        return kept + kept // config.layers
+    whole = _kept(run, objective, bind(score, config=config, compute=compute))
+    return kept + 2 * (whole // config.layers)
 
 
 def _kept(run: Run, objective: Objective, forward: Bound) -> int:
@@ -259,7 +266,7 @@ def round_work(run: Run) -> Iterator[Work]:
         buckets = dict(shapes.ladder[-1])
         size = _bytes(run.state.params[objective.trains])
         # A base has no gradient of its own: one product of three less.
-        passes = (3 if run.learner.base is None else 2) + run.options.remat
+        passes = (3 if run.learner.base is None else 2) + (run.options.remat == "layers")
 
         def trunk(view: str, buckets: Mapping[str, Any] = buckets) -> float:
             bucket = buckets[view]
@@ -282,12 +289,12 @@ def round_work(run: Run) -> Iterator[Work]:
 
 def _remedies(recipe: Recipe, options: RunOptions) -> Iterator[tuple[RunOptions, str]]:
     """Options that need less memory and change no number, cheapest first."""
-    for remat in dict.fromkeys((options.remat, True)):
+    for remat in dict.fromkeys((options.remat, "dots", "layers")):
         for more in (1, 2, 4, 8, 16):
             micro = options.micro_batches * more
             counts = [objective.minibatch.count for objective in recipe.objectives]
             if all(options.prompts % (count * micro) == 0 for count in counts):
-                flags = ["--remat"] if remat else []
+                flags = [f"--remat {remat}"] if remat != "none" else []
                 flags += [f"--micro-batches {micro}"] if micro > 1 else []
                 changed = dataclasses.replace(options, remat=remat, micro_batches=micro)
                 yield changed, " ".join(flags)
