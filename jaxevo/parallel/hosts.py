@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -130,13 +131,15 @@ def local(tree: Any) -> Any:
 
 @contextlib.contextmanager
 def watched(what: str, *, seconds: float = PATIENCE) -> Iterator[None]:
-    """Dumps every thread's stack to stderr, again and again, while the block takes this long."""
-    said = f"jaxevo: still {what} after {seconds:.0f} s on {socket.gethostname()}\n"
-    faulthandler.dump_traceback_later(seconds, repeat=True, file=sys.stderr)
+    """Says so and dumps every thread's stack to stderr, again and again, when the block takes this
+    long."""
+    line = f"jaxevo: still {what} after {seconds:.0f} s on {socket.gethostname()}\n"
+    late = threading.Timer(seconds, lambda: sys.stderr.write(line))
+    late.daemon = True
+    late.start()
+    faulthandler.dump_traceback_later(seconds, repeat=True, file=sys.stderr)  # without Python
     try:
         yield
-    except BaseException:
-        sys.stderr.write(said.replace("still ", "failed "))
-        raise
     finally:
         faulthandler.cancel_dump_traceback_later()
+        late.cancel()

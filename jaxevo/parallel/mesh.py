@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxevo.parallel.hosts import several
@@ -86,7 +87,7 @@ class Placement:
         """The arrays where they belong."""
 
         def spread(x: Any, sharding: NamedSharding) -> Any:
-            traced = isinstance(x, jax.core.Tracer)
+            traced = isinstance(x, Tracer)
             if several() and not traced and isinstance(x, jax.Array) and x.is_fully_addressable:
                 x = np.asarray(x)  # each process has all of it, and gives its devices their parts
             return jax.device_put(x, sharding)

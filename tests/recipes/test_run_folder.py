@@ -209,3 +209,13 @@ def test_a_run_that_diverges_stops_with_its_last_good_weights(start, tmp_path):
     lines = read_jsonl(tmp_path / "bad" / "metrics.jsonl")
     assert [m["skipped"] for m in lines] == [1, 2, 3]
     assert lines[0]["loss"] is None
+
+
+def test_the_best_round_by_a_metric_is_kept_besides_the_newest(start, tmp_path):
+    folder = tmp_path / "best"
+    best = {"keep": 1, "keep_best": 1, "best_by": "reward", "checkpoint_every": 1}
+    go(start(CASE, out=str(folder), eval_problems=0, rounds=5, **best))
+    rewards = [m["reward"] for m in read_jsonl(folder / "metrics.jsonl")]
+    highest = max(range(5), key=lambda n: (rewards[n], n)) + 1  # of equal ones the newest
+    kept = {int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()}
+    assert kept == {5, highest}

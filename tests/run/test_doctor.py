@@ -134,6 +134,7 @@ def test_the_watchdog_dumps_stacks():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0
+    assert "jaxevo: still waiting after 0 s on " in done.stderr
     assert "in waits_for_a_friend" in done.stderr
     with watched("nothing", seconds=60):
         pass

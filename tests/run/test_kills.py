@@ -114,4 +114,4 @@ def test_a_killed_run_is_the_run_that_was_not(name, tmp_path, record_property):
     record_property("kills", kills)
     record_property("kills during a save", hits)
     record_property("arrays compared", len(one))
-    record_property("lost", 0)
+    record_property("rounds", ROUNDS)
