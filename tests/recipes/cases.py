@@ -59,8 +59,6 @@ CASES = (
         learning_rate=1e-2, warmup_updates=0, context_tokens=24, distill_top_k=5,
     ),
          run={"lora_rank": 2, "lora_targets": ("q", "v")}, brief=True),
-    Case("grpo-factored", lambda: grpo(learning_rate=1e-3),
-         run={"moments": "factored"}, brief=True),
     Case("ppo-lora", lambda: ppo(learning_rate=1e-2), updates=6, run={"lora_rank": 2}, brief=True),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,

@@ -79,7 +79,7 @@ def apart(one, other):
 
 def main() -> None:
     found = {}
-    for name in ("grpo", "sdpo"):
+    for name in sys.argv[1:]:
         (case,) = (c for c in CASES if c.name == name)
         _, alone, _, seen = go(case)
         moved = apart(alone.params["policy"], model().params)

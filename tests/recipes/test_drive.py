@@ -19,6 +19,13 @@ PARAMETERS = [  # `make check` drives the first case only
     for n, case in enumerate(CASES)
 ]
 WHOLE = [p for p in PARAMETERS if not p.values[0].brief]
+MINUTES = ("cleaner", "rest-mcts", "ttcs")  # whose rounds of many programs take long to compile
+TWICE = [  # what takes another compile of everything
+    pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
+    if p.values[0].name in MINUTES
+    else p
+    for p in WHOLE
+]
 
 
 def leaves(state):
@@ -93,13 +100,13 @@ def plain_round(three_rounds, case):
     return state, metrics[0], records[0]
 
 
-@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("case", TWICE)
 def test_two_devices_are_one(case, start, drive, three_rounds):
     two = first_round(drive, start(case, devices=2))
     assert_same_round(plain_round(three_rounds, case), two)
 
 
-@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("case", TWICE)
 def test_padding_and_micro_batches_change_nothing(case, start, drive, three_rounds):
     slots = start(case).bench.sampler.prompt_slots
     longer = first_round(drive, start(case, prompt_tokens=slots + 2, micro_batches=2))

@@ -1,5 +1,6 @@
 """Runs on eight simulated devices, cut in four ways, are the run on one; see `eight_devices.py`."""
 
+import functools
 import json
 import os
 import pathlib
@@ -10,25 +11,26 @@ import pytest
 
 PROGRAM = pathlib.Path(__file__).parent / "eight_devices.py"
 MESHES = ("(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 1, 8)")
-CASES = [(name, mesh) for name in ("grpo", "sdpo") for mesh in MESHES]
+
+NAMES = ["grpo", pytest.param("sdpo", marks=pytest.mark.soak)]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def found():
+@functools.cache
+def measured(name):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=os.environ | flags
-    )
+    command = [sys.executable, str(PROGRAM), name]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Involuntary full rematerialization" not in done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("name", "mesh"), CASES)
-def test_three_rounds_are_those_of_one_device(name, mesh, found):
-    own = found[f"{name} {mesh}"]
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", NAMES)
+def test_three_rounds_are_those_of_one_device(name, mesh):
+    own = measured(name)[f"{name} {mesh}"]
     assert own["rounds_with_other_tokens"] == 0
     assert own["loss"] < 1e-6
     assert own["grad_norm"] < 5e-4  # of gradients that nearly cancel
@@ -37,8 +39,8 @@ def test_three_rounds_are_those_of_one_device(name, mesh, found):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_weights_and_moments_lie_where_the_rules_say(mesh, found):
-    own = found[f"grpo {mesh}"]
+def test_weights_and_moments_lie_where_the_rules_say(mesh):
+    own = measured("grpo")[f"grpo {mesh}"]
     said = " ".join(own["placements"])
     assert ("fsdp" in said) == (mesh in ("(1, 8, 1)", "(2, 2, 2)"))
     assert ("tensor" in said) == (mesh in ("(1, 1, 8)", "(2, 2, 2)"))
@@ -46,7 +48,7 @@ def test_weights_and_moments_lie_where_the_rules_say(mesh, found):
     assert split <= set(own["moments"])
 
 
-@pytest.mark.parametrize("name", ["grpo", "sdpo"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("devices", [4, 1])
-def test_a_checkpoint_of_eight_devices_opens_on_fewer(name, devices, found):
-    assert found[f"{name} restored on {devices}"]["weights"] == 0.0
+def test_a_checkpoint_of_eight_devices_opens_on_fewer(name, devices):
+    assert measured(name)[f"{name} restored on {devices}"]["weights"] == 0.0

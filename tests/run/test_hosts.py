@@ -123,6 +123,7 @@ def test_when_one_dies_the_others_stop_with_a_message_and_the_run_goes_on(alone,
     assert [r["ids"] for r in both[0]] == [r["ids"] for r in both[1]]
 
 
+@pytest.mark.soak
 def test_a_signal_to_one_ends_all_after_the_same_round(tmp_path):
     folder = tmp_path / "run"
     children = begin(2, folder, rounds=500)
