@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return call(command, rest, prog=f"jaxevo {name}", summary=summary)
     except (UsageError, ValueError) as fault:
         return fail(" ".join(str(fault).split()))
+    except BrokenPipeError:  # who reads has enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as fault:
         fail(_said(fault))
         return 1 if fault.errno in FULL else 2

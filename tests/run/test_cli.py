@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -97,3 +99,10 @@ def test_usage_lists_all_commands_and_recipes_lists_all_recipes(capsys):
 def test_a_box_becomes_a_line():
     box = "╭─ Value error ──╮\n│ Error parsing --lr: bad │\n│ ─────── │\n│ More │\n╰───╯\n"
     assert one_line(box) == "Error parsing --lr: bad"
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    command = f"{sys.executable} -m jaxevo.run.cli tasks | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.startswith("add1")
+    assert done.stderr == ""
