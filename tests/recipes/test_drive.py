@@ -14,12 +14,18 @@ from jaxevo.recipes import recipe_names
 from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.types import OWN
 
+SOAKED = ("sdpo-lora", "ppo-lora")  # grpo-lora is driven in each test run
 PARAMETERS = [  # `make check` drives the first case only
-    pytest.param(case, id=case.name, marks=[pytest.mark.slow] if n else [])
+    pytest.param(
+        case,
+        id=case.name,
+        marks=[pytest.mark.slow] * (n > 0) + [pytest.mark.soak] * (case.name in SOAKED),
+    )
     for n, case in enumerate(CASES)
 ]
 WHOLE = [p for p in PARAMETERS if not p.values[0].brief]
-MINUTES = ("cleaner", "rest-mcts", "ttcs")  # whose rounds of many programs take long to compile
+# Whose rounds of many programs take long to compile.
+MINUTES = ("alphagrpo", "cleaner", "rest-mcts", "spiral", "ttcs")
 TWICE = [  # what takes another compile of everything
     pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
     if p.values[0].name in MINUTES

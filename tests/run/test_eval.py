@@ -157,10 +157,17 @@ def test_tasks_are_split_at_commas():
     ("record", "task"),
     [
         ("smollm2", "add1"),
-        ("smollm2_sets", "bbh-navigate"),
         *(
             pytest.param("smollm2_sets", task, marks=pytest.mark.soak)
-            for task in ("letter-count", "countdown", "svamp", "aqua_rat", "ifeval", "xquad")
+            for task in (
+                "bbh-navigate",
+                "letter-count",
+                "countdown",
+                "svamp",
+                "aqua_rat",
+                "ifeval",
+                "xquad",
+            )
         ),
     ],
 )

@@ -98,6 +98,7 @@ def test_processes_are_the_run_of_one(count, more, alone, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / newest / MANIFEST).exists()
 
 
+@pytest.mark.soak
 def test_when_one_dies_the_others_stop_with_a_message_and_the_run_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
     children = begin(2, folder, rounds=200)
