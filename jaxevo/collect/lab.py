@@ -381,9 +381,8 @@ class Lab:
         first verifier's score under the name of the problem's part.
         """
         with self._timed("verify"):
-            if self._share is None:
-                return self.record([self._judge(row) for row in rows])
-            said = self._share(self._verdicts, rows)
+            share = self._share or (lambda judge, rows: [judge(row) for row in rows])
+            said = share(self._verdicts, rows)
             return self.record([self._rewarded(r, v) for r, v in zip(rows, said, strict=True)])
 
     def _judge(self, row: Row) -> Row:

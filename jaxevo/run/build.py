@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxevo.collect.lab import Lab, Learner, RolloutConfig
 from jaxevo.collect.pack import Bucket, Shapes
@@ -196,15 +197,7 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
     recipe = _with_moments(recipe, options.moments)
     source = load_task(options.task, seed=options.seed)
     _refuse_unfit(recipe, options, source)
-    if several() and (options.devices or options.off_policy):
-        raise ValueError(
-            f"{jax.process_count()} processes need --devices 0 and --off-policy 0: all devices "
-            "take part, and all processes go the same way."
-        )
-    devices = jax.devices()[: options.devices or None]
-    if len(devices) < options.devices:
-        raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
-    mesh = make_mesh(devices, fsdp=options.fsdp, tensor=options.tensor)
+    mesh = _mesh(options)
     fresh = []  # filled when weights are read for this run alone
 
     def put(config: DecoderConfig) -> Callable[[str, Any], jax.Array]:
@@ -212,7 +205,8 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         return Placement(mesh, weight_axes(config)).put_weight
 
     model = hub.load(options.model, put=put) if model is None else model
-    if (lora := options.lora()) is not None:
+    lora = options.lora()
+    if lora is not None:
         model = dataclasses.replace(model, config=with_adapters(model.config, lora))
     bench = build_bench(
         model=model,
@@ -248,25 +242,37 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         scope=placement.scope,
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
-    place = placement.put
     dtype = None if options.compute == "float32" else options.compute
     if dtype is not None:
         bench = dataclasses.replace(bench, publish=bind(publish, dtype=dtype))
     shapes_only = isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct)
     own, base = model.params, None
-    if (lora := options.lora()) is not None:
+    if lora is not None:
         its_key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
         own, base = init_adapters(its_key, model.config, lora), model.params
-        base = base if shapes_only else place(base)
+        base = base if shapes_only else placement.put(base)
         bench = dataclasses.replace(
             bench, publish=Published(base if shapes_only else local(base), dtype=dtype)
         )
     start = state_shapes if shapes_only else initial_state
     give = bool(fresh) and base is None
-    state = start(recipe, own, key=key, place=place, base=base, give=give)
+    state = start(recipe, own, key=key, place=placement.put, base=base, give=give)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     learner = dataclasses.replace(learner, base=base)
     return Run(recipe, options, bench, learner, state, recipe.memory(), placement)
+
+
+def _mesh(options: RunOptions) -> Mesh:
+    """The devices of the run, cut as the options say."""
+    if several() and (options.devices or options.off_policy):
+        raise ValueError(
+            f"{jax.process_count()} processes need --devices 0 and --off-policy 0: all devices "
+            "take part, and all processes go the same way."
+        )
+    devices = jax.devices()[: options.devices or None]
+    if len(devices) < options.devices:
+        raise ValueError(f"--devices is {options.devices}, but there are {len(devices)}.")
+    return make_mesh(devices, fsdp=options.fsdp, tensor=options.tensor)
 
 
 def _with_moments(recipe: Recipe, moments: Moments) -> Recipe:

@@ -43,6 +43,13 @@ def begin(count, out, *more, rounds=3, every=1):
     return children
 
 
+def wait_for(child, beginning):
+    """Until the process has said a line that begins so."""
+    for line in child.stdout:
+        if line.startswith(beginning):
+            return
+
+
 def end(children, status=0):
     said = [child.communicate(timeout=300)[0] for child in children]
     assert [child.returncode for child in children] == [status] * len(children), said
@@ -102,9 +109,7 @@ def test_processes_are_the_run_of_one(count, more, alone, tmp_path):
 def test_when_one_dies_the_others_stop_with_a_message_and_the_run_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
     children = begin(2, folder, rounds=200)
-    for line in children[0].stdout:
-        if line.startswith("round 2"):
-            break
+    wait_for(children[0], "round 2")
     children[1].send_signal(signal.SIGKILL)
     children[1].communicate()
     start = time.monotonic()
@@ -128,9 +133,7 @@ def test_when_one_dies_the_others_stop_with_a_message_and_the_run_goes_on(alone,
 def test_a_signal_to_one_ends_all_after_the_same_round(tmp_path):
     folder = tmp_path / "run"
     children = begin(2, folder, rounds=500)
-    for line in children[0].stdout:
-        if line.startswith("round 1"):
-            break
+    wait_for(children[0], "round 1")
     children[1].send_signal(signal.SIGTERM)
     said = end(children)
     assert "stopped by SIGTERM" in said[0]
