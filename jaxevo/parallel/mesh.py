@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -50,6 +51,12 @@ def make_mesh(devices: Sequence[Any] | None = None, *, fsdp: int = 1, tensor: in
     return Mesh(np.array(devices).reshape(-1, fsdp, tensor), (DATA, FSDP, TENSOR))
 
 
+def own_mesh(*, tensor: int = 1) -> Mesh:
+    """The devices of this process, for what it does by itself; tensor where it divides them."""
+    devices = jax.local_devices()
+    return make_mesh(devices, tensor=tensor if len(devices) % tensor == 0 else 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
     """Where the arrays of a run lie; compared by value.
@@ -66,22 +73,37 @@ class Placement:
         """Devices that the rows of a batch are spread over."""
         return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
 
-    def shardings(self, tree: Any) -> Any:
+    def shardings(self, tree: Any, *, sampling: bool = False) -> Any:
         """The sharding of each array of parameters, or of what an optimizer keeps of them.
 
         Arrays are known by the end of their path: `mu/layers/q` is placed as `layers/q`.
+
+        sampling: as decoding reads weights, whose layers may have come apart: split over tensor
+          alone, as gathering what fsdp splits at every token would take longer than all else.
         """
         known = dict(self.axes)
 
         def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
             keys = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
             names = ("/".join(keys[start:]) for start in range(len(keys)))
-            axes = next((known[name] for name in names if name in known), None)
-            if axes is None or len(axes) != np.ndim(leaf):
+            axes = next((known[name] for name in names if name in known), ())
+            if sampling:
+                axes = tuple(None if RULES.get(axis or "") == FSDP else axis for axis in axes)
+                axes = axes[max(len(axes) - np.ndim(leaf), 0) :]
+            if len(axes) != np.ndim(leaf):
                 return NamedSharding(self.mesh, PartitionSpec())
             return NamedSharding(self.mesh, _spec(self.mesh, axes, np.shape(leaf)))
 
         return jax.tree_util.tree_map_with_path(sharding, tree)
+
+    def bytes_each(self, tree: Any, *, sampling: bool = False) -> int:
+        """Bytes of a tree on one device."""
+        own = jax.tree.map(
+            lambda x, at: math.prod(at.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize,
+            tree,
+            self.shardings(tree, sampling=sampling),
+        )
+        return sum(jax.tree.leaves(own))
 
     def put(self, tree: Any) -> Any:
         """The arrays where they belong."""
@@ -99,6 +121,10 @@ class Placement:
         spec = _spec(self.mesh, dict(self.axes)[name], np.shape(weight))
         # A copy: on a CPU a view of a numpy array could not be donated.
         return jnp.copy(jax.device_put(weight, NamedSharding(self.mesh, spec)))
+
+    def for_sampling(self, tree: Any) -> Any:
+        """Weights where decoding reads them."""
+        return jax.tree.map(jax.device_put, tree, self.shardings(tree, sampling=True))
 
     def pin(self, tree: Any) -> Any:
         """Inside of a jitted function: the arrays, to be left where they belong."""
@@ -159,12 +185,29 @@ def vocab_axis(mesh: Any, vocabulary: int) -> str | None:
     return None if size == 1 or vocabulary % size else TENSOR
 
 
-def by_rows(x: jax.Array) -> jax.Array:
-    """Activations `[B, ...]` with their rows spread over data and fsdp, whole otherwise."""
+def row_devices() -> int:
+    """How many devices rows are spread over in a program that is traced now."""
     mesh = traced_mesh()
-    if mesh is None or (axes := row_axes(mesh, x.shape[0])) is None:
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+    return 1 if mesh is None else mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def by_rows(tree: Any, *, then: str | None = None) -> Any:
+    """Arrays `[B, ...]` with their rows spread over data and fsdp, where these divide them.
+
+    then: logical name of the second axis; without one, and behind it, nothing is split.
+    """
+    mesh = traced_mesh()
+    if mesh is None:
+        return tree
+
+    def spread(x: Any) -> Any:
+        axes = row_axes(mesh, x.shape[0]) if x.ndim else None
+        if axes is None:
+            return x
+        second = () if then is None else _spec(mesh, (then,), x.shape[1:2])
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *second))
+
+    return jax.tree.map(spread, tree)
 
 
 def split(fn: Callable[..., Any], *, specs: Sequence[PartitionSpec], out: PartitionSpec) -> Any:

@@ -21,8 +21,8 @@ from jaxevo.models.scorer import score
 from jaxevo.models.table import DecoderConfig
 from jaxevo.models.tokenizer import Template, Tokenizer
 from jaxevo.optimizers import Moments, adamw
-from jaxevo.parallel.hosts import fetch, local, several
-from jaxevo.parallel.mesh import Placement, make_mesh
+from jaxevo.parallel.hosts import fetch, several
+from jaxevo.parallel.mesh import Placement, make_mesh, own_mesh
 from jaxevo.rewards.control import random_reward
 from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
@@ -98,7 +98,7 @@ class Bench:
             key=jax.random.fold_in(key, EVALUATION) if evaluation else key,
             finish_names=FINISH,
             sets=sets,
-            publish=published_here(self.publish) if several() else self.publish,
+            publish=self.publish,
             conversations=self.sampler.conversations,
             round_index=round_index,
             position=position,
@@ -169,7 +169,10 @@ def longest_prompt(tokenizer: Tokenizer, source: TaskSource, problems: int) -> i
 # ---------------------------------------------------------------------------- training
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run ready to start."""
+    """A training run ready to start.
+
+    placement: where it learns. sampling: where this process samples.
+    """
 
     recipe: Recipe
     options: RunOptions
@@ -178,10 +181,11 @@ class Run:
     state: TrainState
     memory: Any
     placement: Placement
+    sampling: Placement
 
     def sampling_scope(self) -> contextlib.AbstractContextManager[Any]:
-        """In which the run samples: its mesh, or with several processes each on a device."""
-        return contextlib.nullcontext() if several() else self.placement.scope()
+        """In which the run samples."""
+        return self.sampling.scope()
 
 
 def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None = None) -> Run:
@@ -242,24 +246,25 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         scope=placement.scope,
     )
     key = jax.random.fold_in(jax.random.key(options.seed), HEADS)
-    dtype = None if options.compute == "float32" else options.compute
-    if dtype is not None:
-        bench = dataclasses.replace(bench, publish=bind(publish, dtype=dtype))
+    sampling, dtype = placement, None if options.compute == "float32" else options.compute
+    copy = bind(publish, dtype=dtype, place=placement.for_sampling if mesh.size > 1 else None)
+    if several():
+        sampling = dataclasses.replace(placement, mesh=own_mesh(tensor=options.tensor))
+        copy = bind(published_here, dtype=dtype, placement=sampling)
+    bench = dataclasses.replace(bench, publish=copy)
     shapes_only = isinstance(jax.tree.leaves(model.params)[0], jax.ShapeDtypeStruct)
     own, base = model.params, None
     if lora is not None:
         its_key = jax.random.fold_in(jax.random.key(options.seed), ADAPTERS)
         own, base = init_adapters(its_key, model.config, lora), model.params
         base = base if shapes_only else placement.put(base)
-        bench = dataclasses.replace(
-            bench, publish=Published(base if shapes_only else local(base), dtype=dtype)
-        )
+        bench = dataclasses.replace(bench, publish=Published(base, copy))
     start = state_shapes if shapes_only else initial_state
     give = bool(fresh) and base is None
     state = start(recipe, own, key=key, place=placement.put, base=base, give=give)
     bench = dataclasses.replace(bench, model=dataclasses.replace(model, params=None))
     learner = dataclasses.replace(learner, base=base)
-    return Run(recipe, options, bench, learner, state, recipe.memory(), placement)
+    return Run(recipe, options, bench, learner, state, recipe.memory(), placement, sampling)
 
 
 def _mesh(options: RunOptions) -> Mesh:

@@ -123,6 +123,7 @@ class _Job:
         self.state, self.memory, self.config = run.state, run.memory, describe(run)
         self._spent: Mapping[str, float] = {}  # seconds by phase before this process
         self._metrics: dict[str, Any] = {}  # of the last round
+        self._said_unranked = False
 
     @property
     def done(self) -> int:
@@ -202,9 +203,19 @@ class _Job:
         )
 
     def _score(self) -> float | None:
-        """What `--keep-best` ranks by; None after a round that has no such number."""
-        value = self._metrics.get(self._run.options.best_by)
-        return None if value is None or not math.isfinite(value) else float(value)
+        """What `--keep-best` ranks by; None after a round that has no such number, which is said
+        once."""
+        options = self._run.options
+        ranks = {n: x for n, x in self._metrics.items() if isinstance(x, (int, float))}
+        if math.isfinite(value := ranks.get(options.best_by, math.nan)):
+            return float(value)
+        if options.keep_best and not self._said_unranked:
+            self._said_unranked = True
+            self._progress.say(
+                f"round {self.done - 1} has no {options.best_by}, which --keep-best ranks by: its "
+                f"checkpoint counts as none of the best. It has {', '.join(sorted(ranks))}"
+            )
+        return None
 
     def _seconds(self) -> dict[str, float]:
         now = self._progress.seconds()

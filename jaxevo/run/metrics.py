@@ -10,6 +10,13 @@ import numpy as np
 from jaxevo.run.audit import disagree
 from jaxevo.types import Row, Segment, Verdict
 
+TIMES = ("tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update")
+
+
+def without_times(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same whenever and wherever a round is run again."""
+    return {name: value for name, value in metrics.items() if name not in TIMES}
+
 
 def round_metrics(
     rows: Sequence[Row], reports: Mapping[str, Sequence[Mapping[str, Any]]], round_index: int

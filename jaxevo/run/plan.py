@@ -58,12 +58,14 @@ class Plan:
     """A run on paper.
 
     memory: phase -> class -> bytes, of the phases `rollout` and `update <objective>`. shapes: of
-    each objective. work: the parts of a round.
+    each objective. work: the parts of a round. devices: how many share it; memory and work are
+    those of each. What tensor parallelism saves is counted for weights and products alone.
     """
 
     memory: Mapping[str, Mapping[str, int]]
     shapes: Mapping[str, Shapes]
     work: tuple[Work, ...]
+    devices: int = 1
 
     @property
     def peak(self) -> int:
@@ -78,7 +80,7 @@ def plan(recipe: Recipe, options: RunOptions, *, memory_gb: float = 0.0) -> int:
       ValueError: for a run that does not fit into `memory_gb`, or with 0 into what is free here.
     """
     found = make_plan(recipe, options)
-    free = int(memory_gb * GB) if memory_gb else free_bytes()
+    free = int(memory_gb * GB) if memory_gb else free_bytes(found.devices)
     for line in told(found, (matmul_rate(), memory_rate()), free):
         print(line)
     if found.peak <= HEADROOM * free:
@@ -98,54 +100,55 @@ def make_plan(recipe: Recipe, options: RunOptions) -> Plan:
     """The plan of a run; its errors about options are those of the run."""
     model = hub.load(options.model, weights=False)
     run = build_run(recipe, options, model=model)
-    state, config = run.state, model.config
-    base = run.learner.base
-    sets = {f"weights, {name}": _bytes(tree) for name, tree in state.params.items()}
+    state, config, placement = run.state, model.config, run.placement
+    base, each = run.learner.base, placement.bytes_each
+    sets = {f"weights, {name}": each(tree) for name, tree in state.params.items()}
     if base is not None:  # and the sampler's own, which stays
-        sets = {"weights, base": 2 * _bytes(base), **sets}
-    optimizers = {f"optimizer, {name}": _bytes(tree) for name, tree in state.optimizer.items()}
+        sets = {"weights, base": each(base) + each(base, sampling=True), **sets}
+    optimizers = {f"optimizer, {name}": each(tree) for name, tree in state.optimizer.items()}
     held = {**sets, **optimizers}
     trained = {objective.trains for objective in recipe.objectives}
-    copies = sum(_bytes(state.params[name]) for name in trained)
     item = np.dtype(jax.tree.leaves(model.params)[0].dtype).itemsize
-    sampled = jnp.dtype(options.compute).itemsize  # the sampler's weights, keys and values
+    sampled = min(item, jnp.dtype(options.compute).itemsize)  # of the sampler's numbers
+    copies = sum(each(state.params[name], sampling=True) for name in trained) * sampled // item
     rollout, sampler = run.bench.rollout, run.bench.sampler
+    own_prompts = -(-rollout.prompts // placement.row_devices)
     cache = cache_need(
         config,
-        min(item, sampled),
-        prompts=rollout.prompts,
+        sampled,
+        prompts=own_prompts,
         samples=rollout.samples,
         prompt_slots=sampler.prompt_slots,
         new_tokens=rollout.new_tokens,
         most=sampler.cache_bytes,
     )
-    rows = rollout.prompts * rollout.samples
     sampling = {
-        "the sampler's copy": copies * min(item, sampled) // item,
+        "the sampler's copy": copies,
         "keys and values": 2 * cache,  # two arrangements stand side by side when rows move
-        "logits": 2 * 4 * rows * config.vocab_size,
+        "logits": 2 * 4 * own_prompts * rollout.samples * config.vocab_size,
     }
     # What a checkpoint is written from on a CPU, while the next rollout goes on.
     saved = sum(held.values()) - held.get("weights, base", 0)
     saving = {"a checkpoint's copy": saved} if jax.default_backend() == "cpu" else {}
     memory: dict[str, dict[str, int]] = {"rollout": {**held, **sampling, **saving}}
-    meanwhile = {"weights of the round before": copies, **sampling} if options.off_policy else {}
+    before = sum(each(state.params[name]) for name in trained)
+    meanwhile = {"weights of the round before": before, **sampling} if options.off_policy else {}
     for objective in recipe.objectives:
         shapes = run.learner.shapes[objective.name]
-        gradient = _bytes(state.params[objective.trains])
+        gradient = each(state.params[objective.trains])
         reads = sum(bucket.rows * bucket.reads for _, bucket in shapes.ladder[-1])
         memory[f"update {objective.name}"] = {
             **held,
             **meanwhile,
             "gradient": gradient * (1 if shapes.micro == 1 else 2),
-            "activations": _activations(run, objective),
-            "loss": block_bytes(reads, config.vocab_size),
+            "activations": _activations(run, objective) // placement.row_devices,
+            "loss": block_bytes(reads // placement.row_devices, config.vocab_size),
         }
-    return Plan(memory, run.learner.shapes, tuple(round_work(run)))
+    return Plan(memory, run.learner.shapes, tuple(round_work(run)), placement.mesh.size)
 
 
-def free_bytes() -> int:
-    """Bytes that the first device can still hold."""
+def free_bytes(devices: int = 1) -> int:
+    """Bytes that the first device can still hold; so many simulated ones share the machine's."""
     device = jax.devices()[0]
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
@@ -153,7 +156,7 @@ def free_bytes() -> int:
     if sys.platform == "linux":
         lines = Path("/proc/meminfo").read_text().splitlines()
         (line,) = (line for line in lines if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
+        return int(line.split()[1]) * 1024 // devices
     raise ValueError(f"this machine ({sys.platform}) does not say how much memory is free.")
 
 
@@ -162,6 +165,8 @@ def told(found: Plan, rates: tuple[float, float], free: int) -> Iterator[str]:
     phases = list(found.memory)
     classes = list(dict.fromkeys(name for phase in phases for name in found.memory[phase]))
     wide = max(map(len, [*classes, *(work.name for work in found.work)])) + 2
+    if found.devices > 1:
+        yield f"on each of {found.devices} devices:"
     yield f"{f'GB ({free / GB:.2f} free)':<{wide}}" + "".join(f"{name:>18}" for name in phases)
     for name in classes:
         counts = (found.memory[phase].get(name) for phase in phases)
@@ -196,10 +201,6 @@ def told(found: Plan, rates: tuple[float, float], free: int) -> Iterator[str]:
 
 
 # ---------------------------------------------------------------------------- counting
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
-
-
 def _activations(run: Run, objective: Objective) -> int:
     """What autodiff keeps of the forward pass of one micro-batch, and a layer's backward pass."""
     remat = run.options.remat
@@ -249,22 +250,24 @@ def _largest(objective: Objective, shapes: Shapes) -> Batch:
 
 
 def round_work(run: Run) -> Iterator[Work]:
-    """The parts of a round of longest prompts and answers."""
+    """The parts of a round of longest prompts and answers, each device's share."""
     config, rollout = run.bench.sampler.config, run.bench.rollout
     prompt, steps = run.bench.sampler.prompt_slots, rollout.new_tokens
     P, N = rollout.prompts, rollout.prompts * rollout.samples
-    base = 0 if run.learner.base is None else _bytes(run.learner.base)
-    weights = base + _bytes(run.state.params[run.recipe.objectives[0].trains])
+    each, devices = run.placement.bytes_each, run.placement.mesh.size
+    read = [run.state.params[run.recipe.objectives[0].trains], run.learner.base]
+    weights = sum(each(tree, sampling=True) for tree in read if tree is not None)
     prefill = trunk_flops(config, P * prompt, P * prompt**2 / 2)
-    yield Work("prompts", prefill + head_flops(config, P), weights)
+    yield Work("prompts", (prefill + head_flops(config, P)) / devices, weights)
     drawn, seen = N * (steps - 1), N * (steps - 1) * (prompt + steps / 2)
     decode = trunk_flops(config, drawn, seen) + head_flops(config, drawn)
-    yield Work("decoding", decode, weights * (steps - 1))
+    yield Work("decoding", decode / devices, weights * (steps - 1))
     for objective in run.recipe.objectives:
         shapes = run.learner.shapes[objective.name]
         updates = objective.updates * shapes.micro
+        share = updates / devices
         buckets = dict(shapes.ladder[-1])
-        size = _bytes(run.state.params[objective.trains])
+        size = each(run.state.params[objective.trains])
         # A base has no gradient of its own: one product of three less.
         passes = (3 if run.learner.base is None else 2) + (run.options.remat == "layers")
 
@@ -278,11 +281,11 @@ def round_work(run: Run) -> Iterator[Work]:
 
         head = head_update_flops(config, reads(OWN))
         name = f"update {objective.name}"
-        yield Work(f"{name}: layers", updates * passes * trunk(OWN), updates * 3 * size)
-        yield Work(f"{name}: head", updates * head, 0.0)
+        yield Work(f"{name}: layers", share * passes * trunk(OWN), updates * 3 * size)
+        yield Work(f"{name}: head", share * head, 0.0)
         for view in objective.views:
             layout = view.name if view.context else OWN
-            flops = updates * (trunk(layout) + head_flops(config, reads(layout)))
+            flops = share * (trunk(layout) + head_flops(config, reads(layout)))
             yield Work(f"{name}: view {view.name}", flops, updates * size)
         yield Work(f"{name}: optimizer", 0.0, objective.updates * ADAM_PASSES * size)
 

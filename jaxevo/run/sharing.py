@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from jaxevo.parallel.hosts import exchange, exchange_bytes, local
-from jaxevo.sampling.sampler import Sampler
+from jaxevo.parallel.mesh import Placement
+from jaxevo.sampling.sampler import Sampler, publish
 from jaxevo.types import Array, Params, Row, Samples, Verdict
 
 
@@ -24,9 +25,9 @@ def own_share(count: int) -> range:
     return range(jax.process_index(), count, jax.process_count())
 
 
-def published_here(publish: Callable[[Params], Params]) -> Callable[[Params], Params]:
-    """The sampler's copy of a parameter set, on a device of this process."""
-    return lambda params: publish(local(params))
+def published_here(params: Params, *, placement: Placement, dtype: Any = None) -> Params:
+    """`publish` of a parameter set that lies on all processes, for the devices of this one."""
+    return publish(placement.for_sampling(local(params)), dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,18 +111,22 @@ class Sampler:
         return Conversations(self.config, self.cache_bytes // 2)
 
 
-def publish(params: Params, *, dtype: Any = None) -> Params:
+def publish(
+    params: Params, *, dtype: Any = None, place: Callable[[Params], Params] | None = None
+) -> Params:
     """The sampler's own copy of some weights, cast to `dtype` when given; never an alias.
 
-    Layers come apart, so that decoding reads each weight where it lies.
+    Layers come apart, so that decoding reads each weight where it lies. place: puts the copy where
+    the sampler reads it; None leaves it beside the weights.
     """
-    layers = params.get("layers")
+    rest, layers = dict(params), params.get("layers")
+    apart = {}
     if isinstance(layers, dict):
-        layers = decoder.split_layers(layers)  # slices are copies already
-        layers = jax.tree.map(lambda x: jnp.asarray(x, dtype=dtype), layers)
-        rest = {name: part for name, part in params.items() if name != "layers"}
-        return {**publish(rest, dtype=dtype), "layers": layers}
-    return jax.tree.map(lambda x: jnp.array(x, dtype=dtype, copy=True), params)
+        del rest["layers"]
+        split = decoder.split_layers(layers)  # slices are copies already
+        apart["layers"] = jax.tree.map(lambda x: jnp.asarray(x, dtype=dtype), split)
+    copy = {**jax.tree.map(lambda x: jnp.array(x, dtype=dtype, copy=True), rest), **apart}
+    return copy if place is None else place(copy)
 
 
 class Published:
@@ -131,11 +135,11 @@ class Published:
     Adapters stay apart from the weights that they adapt.
     """
 
-    def __init__(self, base: Params, *, dtype: Any = None):
-        self._base, self._dtype = base, dtype
+    def __init__(self, base: Params, publish: Callable[[Params], Params]):
+        self._base, self._publish = base, publish
         self._copy: Params | None = None  # made when first asked for
 
     def __call__(self, own: Params) -> Params:
         if self._copy is None:
-            self._copy = publish(self._base, dtype=self._dtype)
-        return joined(self._copy, publish(own, dtype=self._dtype))
+            self._copy = self._publish(self._base)
+        return joined(self._copy, self._publish(own))

@@ -5,6 +5,10 @@ rows add is kept in rings of R places, one per row, all written at the same plac
 a row that came later just sees fewer of them. So a step writes one plain slice, and a row that has
 ended can make room for another at any time.
 
+On a mesh blocks and rows are spread over its data and fsdp axes in as many lanes, the first Q / L
+blocks being the first lane's. What is said of a block is said within its lane: nothing but whether
+any row is live goes from lane to lane.
+
     start     prompts -> a slot for each of their rows, the first token drawn
     decode    up to T more tokens for every row, in place
     arrange   chosen blocks and rows of old and new slots, in rings of another size
@@ -18,9 +22,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxevo.models import decoder
 from jaxevo.models.attention import capped
+from jaxevo.parallel.mesh import by_rows
 from jaxevo.sampling.drawing import Ends, Rows, Tokens, draw, no_tokens
 from jaxevo.types import Array, Params, register
 
@@ -30,7 +36,7 @@ CHUNK = 512  # of a longer prompt, so many tokens pass through the model at a ti
 @register
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """Q blocks of b rows, N = Q b.
+    """Q blocks of b rows, N = Q b, in lanes of Q / L.
 
     prefix: the prompts' keys and values, C slots of each block. prefix_length_Q: tokens of each.
     own: the rings, R places of each row. place: of the ring, written next.
@@ -61,7 +67,9 @@ class Shared:
     shared_P: Array
 
 
-@functools.partial(jax.jit, static_argnames=("config", "prefix", "ring", "truncates", "greedy"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "lanes", "prefix", "ring", "truncates", "greedy")
+)
 def start(
     params: Params,
     read_PS: Array,
@@ -72,6 +80,7 @@ def start(
     shared: Shared | None = None,
     *,
     config: decoder.DecoderConfig,
+    lanes: int,
     prefix: int,
     ring: int,
     truncates: bool,
@@ -84,23 +93,26 @@ def start(
       read_PS: right-padded prompts, or what follows their shared beginnings; S is a multiple of
         `CHUNK` or at most as large.
       length_P: of the whole prompts.
-      prompt_Q: the prompt of each block.
+      prompt_Q: the prompt of each block, of the P / L of its lane.
       rows: N = Q b, nothing drawn.
       ends: of all answers.
       shared: beginnings that are not read again.
+      lanes: L, which divides P and Q.
       prefix: C, slots for a whole prompt.
       ring: R, at least the most tokens of an answer less one.
       truncates, greedy: whether any row cuts tokens, or has temperature 0.
     """
     N, Q = rows.length_N.shape[0], prompt_Q.shape[0]
+    read_PS, rows = by_rows(read_PS), by_rows(rows)
     cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
     logits_PV = _logits(config, params, hidden_PD)
-    rows, tokens = draw(
-        logits_PV[jnp.repeat(prompt_Q, N // Q)], rows, ends, truncates=truncates, greedy=greedy
-    )
-    of_blocks = jax.tree.map(lambda x: x[prompt_Q], cache)
+    chosen = functools.partial(_chosen, lanes=lanes)
+    logits_NV = chosen(logits_PV, jnp.repeat(prompt_Q, N // Q))
+    rows, tokens = draw(logits_NV, rows, ends, truncates=truncates, greedy=greedy)
+    of_blocks = jax.tree.map(lambda x: chosen(x, prompt_Q), cache)
     own = decoder.init_cache(config, N, ring, params["embed"].dtype)
-    return Slots(rows, of_blocks, length_P[prompt_Q], own, jnp.int32(0)), tokens
+    length_Q = chosen(length_P, prompt_Q)
+    return _spread(Slots(rows, of_blocks, length_Q, own, jnp.int32(0))), tokens
 
 
 def _read(
@@ -125,9 +137,9 @@ def _read(
     else:
         first_new, shared_P = prefix, shared.shared_P
         room = ((0, 0), (0, 0), (0, S), (0, 0))
-        cache = jax.tree.map(
-            lambda x: jnp.pad(_slots_of(x[shared.row_P], prefix), room), shared.pool
-        )
+        begun = jax.tree.map(lambda x: x[shared.row_P], shared.pool)
+        begun = by_rows(begun, then="kv_heads")
+        cache = jax.tree.map(lambda x: jnp.pad(_slots_of(x, prefix), room), begun)
     new_P = length_P - shared_P
     slots_C = jnp.arange(cache[0]["k"].shape[2])
     kept_PC = slots_C < jnp.minimum(shared_P, first_new)[:, None]
@@ -151,7 +163,7 @@ def _read(
         )
         assert grown is not None
         last_P = jnp.clip(new_P - 1 - first, 0, chunk - 1)
-        return grown, hidden_PSD[jnp.arange(P), last_P]
+        return grown, jnp.take_along_axis(hidden_PSD, last_P[:, None, None], axis=1)[:, 0]
 
     cache, hidden_JPD = jax.lax.scan(part, cache, jnp.arange(0, S, chunk))
     if shared is not None:
@@ -160,7 +172,8 @@ def _read(
         from_PC = jnp.where(whole_C < shared_P[:, None], whole_C, behind_PC)
         moved = jax.vmap(lambda x_HCD, from_C: x_HCD[:, from_C])
         cache = jax.tree.map(lambda x: moved(x, from_PC), cache)
-    return cache, hidden_JPD[(new_P - 1) // chunk, jnp.arange(P)]
+    of_chunk_P = (new_P - 1) // chunk
+    return cache, jnp.take_along_axis(hidden_JPD, of_chunk_P[None, :, None], axis=0)[0]
 
 
 def _slots_of(x: jax.Array, slots: int) -> jax.Array:
@@ -215,25 +228,29 @@ def decode(
     empty = no_tokens(steps, slots.rows.length_N.shape[0])
     first = (jnp.int32(0), slots.rows, slots.own, slots.place, empty)
     _, rows, own, place, drawn = jax.lax.while_loop(unfinished, advance, first)
-    return dataclasses.replace(slots, rows=rows, own=own, place=place), drawn
+    return _spread(dataclasses.replace(slots, rows=rows, own=own, place=place)), drawn
 
 
-@functools.partial(jax.jit, static_argnames=("ring",))
+@functools.partial(jax.jit, static_argnames=("lanes", "ring"))
 def arrange(
-    parts: Sequence[Slots], take_Q: Array, take_N: Array, used_N: Array, *, ring: int
+    parts: Sequence[Slots], take_Q: Array, take_N: Array, used_N: Array, *, lanes: int, ring: int
 ) -> Slots:
-    """The chosen blocks and rows of all parts one after the other.
+    """The chosen blocks and rows of all parts one after the other, lane by lane.
 
     Args:
       parts: slots; all but the first are new, with nothing in their rings.
-      take_Q, take_N: which blocks, and which rows for the places in them.
+      take_Q, take_N: which of a lane's blocks, and which of its rows for the places in them.
       used_N: False where a place stays empty.
+      lanes: L.
       ring: R of the result, at least that of the first part, which the others share.
     """
     old, first = parts[0].ring, parts[0].place
 
     def chosen(take: Array, *xs: Array) -> Array:
-        return jnp.concatenate(xs)[take]
+        if lanes == 1:
+            return jnp.concatenate(xs)[take]
+        side_by_side = jnp.concatenate([_by_lane(x, lanes) for x in xs], axis=1)
+        return _chosen(side_by_side.reshape(-1, *side_by_side.shape[2:]), take, lanes=lanes)
 
     def unrolled(x: Array) -> Array:
         """Oldest first, and room behind."""
@@ -244,12 +261,42 @@ def arrange(
 
     rows = jax.tree.map(functools.partial(chosen, take_N), *(part.rows for part in parts))
     own = jax.tree.map(lambda *xs: unrolled(chosen(take_N, *xs)), *(part.own for part in parts))
+    return _spread(
+        Slots(
+            rows=dataclasses.replace(rows, live_N=rows.live_N & used_N),
+            prefix=jax.tree.map(
+                functools.partial(chosen, take_Q), *(part.prefix for part in parts)
+            ),
+            prefix_length_Q=chosen(take_Q, *(part.prefix_length_Q for part in parts)),
+            own=own,
+            place=first if ring == old else jnp.int32(old),
+        )
+    )
+
+
+def _chosen(x: Array, take: Array, *, lanes: int) -> jax.Array:
+    """x[take] lane by lane, so that no device needs what another has."""
+    if lanes == 1:
+        return x[take]
+    chosen = jax.vmap(lambda own, own_take: own[own_take])(
+        _by_lane(x, lanes), _by_lane(take, lanes)
+    )
+    return chosen.reshape(-1, *x.shape[1:])
+
+
+def _by_lane(x: Array, lanes: int) -> jax.Array:
+    """[N, ...] -> [L, N / L, ...]."""
+    return by_rows(jnp.reshape(x, (lanes, -1, *np.shape(x)[1:])))
+
+
+def _spread(slots: Slots) -> Slots:
+    """The slots with blocks and rows over the devices of a mesh, as every program has them."""
     return Slots(
-        rows=dataclasses.replace(rows, live_N=rows.live_N & used_N),
-        prefix=jax.tree.map(functools.partial(chosen, take_Q), *(part.prefix for part in parts)),
-        prefix_length_Q=chosen(take_Q, *(part.prefix_length_Q for part in parts)),
-        own=own,
-        place=first if ring == old else jnp.int32(old),
+        rows=by_rows(slots.rows),
+        prefix=by_rows(slots.prefix, then="kv_heads"),
+        prefix_length_Q=by_rows(slots.prefix_length_Q),
+        own=by_rows(slots.own, then="kv_heads"),
+        place=slots.place,
     )
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from jaxevo.keys import row_keys, uid_words
 from jaxevo.models import decoder
+from jaxevo.parallel.mesh import row_devices
 from jaxevo.sampling.conversations import Conversations, next_power
 from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
 from jaxevo.sampling.slots import CHUNK, Shared, Slots, arrange, decode, start
@@ -59,12 +60,14 @@ def _block_bytes(
     return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
 
 
-def narrowed(left: Sequence[int], b: int, now: int, prefix_cost: float) -> tuple[int, int]:
-    """Rows of a block and number of blocks for what is left: as they are, or much cheaper.
+def narrowed(
+    left: Sequence[Sequence[int]], b: int, now: int, prefix_cost: float
+) -> tuple[int, int]:
+    """Rows of a block and blocks of a lane for what is left: as they are, or much cheaper.
 
     Args:
-      left: rows that go on, of each prompt.
-      b, now: rows of a block and blocks as they stand.
+      left: for each lane, the rows that go on, of each prompt.
+      b, now: rows of a block and blocks of a lane as they stand.
       prefix_cost: what a block costs in a step beside its rows, in rows.
     """
 
@@ -72,7 +75,11 @@ def narrowed(left: Sequence[int], b: int, now: int, prefix_cost: float) -> tuple
         return shape[1] * (shape[0] + prefix_cost)
 
     sizes = sorted({b, max(b // 2, 1), 1})
-    shapes = [(size, padded_count(sum(-(-n // size) for n in left))) for size in sizes]
+
+    def longest(size: int) -> int:
+        return max(sum(-(-n // size) for n in lane) for lane in left)
+
+    shapes = [(size, padded_count(longest(size))) for size in sizes]
     best = min(shapes, key=cost)
     return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
 
@@ -147,11 +154,15 @@ class Call:
     keep: bool = False
 
 
+Lanes: TypeAlias = list[list[_Block]]  # the blocks of each lane (`slots.py`), in order
+
+
 class Wave:
     """All rows of one call, from the first prompt to the last token."""
 
     def __init__(self, call: Call):
         self.call = call
+        self.lanes = row_devices()
         self.ways: dict[str, Any] = {
             "config": call.config,
             "truncates": any(s.truncates for s in call.sampling),
@@ -202,68 +213,90 @@ class Wave:
             for n in np.flatnonzero(self.call.limit_N <= 0):
                 self.call.ended(self.out, int(n))
         slots: Slots | None = None
-        blocks: list[_Block] = []
-        while self.waiting or self._live(blocks):
-            now, blocks = self._arranged(slots if self._live(blocks) else None, blocks)
-            if self._live(blocks):
+        lanes: Lanes = self._no_blocks()
+        while self.waiting or self._live(lanes):
+            now, lanes = self._arranged(slots if self._live(lanes) else None, lanes)
+            if self._live(lanes):
                 now, tokens = decode(
                     self.call.params, now, self.call.ends, steps=self.steps, **self.ways
                 )
-                self._note(now.rows, blocks, tokens)
+                self._note(now.rows, lanes, tokens)
             slots = now
         return self.out
 
+    def _no_blocks(self) -> Lanes:
+        return [[] for _ in range(self.lanes)]
+
     # ------------------------------------------------------------------------ arrangement
-    def _arranged(self, slots: Slots | None, blocks: list[_Block]) -> tuple[Slots, list[_Block]]:
+    def _arranged(self, slots: Slots | None, lanes: Lanes) -> tuple[Slots, Lanes]:
         """Rows that have ended leave, waiting ones move in, where either is worth the move."""
         b, wanted = self.b, 0
+        now = 0 if slots is None else self._per_lane(slots)
         if slots is not None and not self.waiting:
-            left = collections.Counter(
-                block.prompt for block in blocks for n in block.requests if not self._done(n)
-            )
-            now = len(slots.prefix_length_Q)
-            b, wanted = narrowed(list(left.values()), self.b, now, self.prefix_cost)
-        live = list(self._regrouped(blocks, b))
-        new = self._admitted(len(live))
+            left = [
+                collections.Counter(
+                    block.prompt for block in lane for n in block.requests if not self._done(n)
+                )
+                for lane in lanes
+            ]
+            each = [list(of_prompts.values()) for of_prompts in left]
+            b, wanted = narrowed(each, self.b, now, self.prefix_cost)
+        live = [list(self._regrouped(lane, b)) for lane in lanes]
+        new = self._admitted([len(lane) for lane in live])
+        together = [[*before, *later] for before, later in zip(live, new, strict=True)]
         ring = self._ring(live, 0 if slots is None else slots.ring)
         started = list(self._started(new, ring if slots is None else slots.ring))
-        if slots is None:
-            if len(started) == 1:
-                return started[0]
-            wanted = padded_count(len(new))
-        else:
-            now = len(slots.prefix_length_Q)
-            wanted = wanted or max(padded_count(len(live) + len(new)), now)
-            if not new and (wanted, b, ring) == (now, self.b, slots.ring):
-                return slots, blocks
+        if slots is None and len(started) == 1:
+            return started[0]
+        wanted = wanted or max(padded_count(max(map(len, together))), now)
+        if slots is not None and not started and (wanted, b, ring) == (now, self.b, slots.ring):
+            return slots, lanes
         parts = [] if slots is None else [slots]
-        for part, part_blocks in started:
-            first = sum(len(before.prefix_length_Q) for before in parts)
+        for part, of_part in started:
+            first = sum(map(self._per_lane, parts))
             parts.append(part)
-            for q, block in enumerate(part_blocks, first):
-                block.source = q
-                block.places = [q * self.b + i for i in range(len(block.requests))]
+            for lane in of_part:
+                for q, block in enumerate(lane, first):
+                    block.source = q
+                    block.places = [q * self.b + i for i in range(len(block.requests))]
         self.b = b
-        return self._moved(parts, [*live, *new], wanted, ring), [*live, *new]
+        return self._moved(parts, together, wanted, ring), together
 
-    def _moved(
-        self, parts: Sequence[Slots], blocks: Sequence[_Block], wanted: int, ring: int
-    ) -> Slots:
-        """Blocks side by side, each from where it stood in the parts."""
-        take_Q, take_N = np.zeros(wanted, np.int32), np.zeros(wanted * self.b, np.int32)
-        used_N = np.zeros(wanted * self.b, bool)
-        for q, block in enumerate(blocks):
-            take_Q[q] = block.source
-            at = q * self.b + np.arange(len(block.places))
-            take_N[at], used_N[at] = block.places, True
-        return arrange(tuple(parts), *jax.device_put((take_Q, take_N, used_N)), ring=ring)
+    def _per_lane(self, slots: Slots) -> int:
+        """Blocks of each lane."""
+        return len(slots.prefix_length_Q) // self.lanes
 
-    def _admitted(self, live: int) -> list[_Block]:
-        """Blocks that move in beside `live` ones: none, or a quarter of the places and more."""
-        room = min(self.most_blocks - live, len(self.waiting))
-        if live and 4 * room < min(self.most_blocks, len(self.waiting)):
-            return []
-        return [self.waiting.popleft() for _ in range(room)]
+    def _moved(self, parts: Sequence[Slots], lanes: Lanes, wanted: int, ring: int) -> Slots:
+        """Blocks side by side, each from where it stood in its lane of the parts."""
+        take_LQ = np.zeros((self.lanes, wanted), np.int32)
+        take_LN = np.zeros((self.lanes, wanted * self.b), np.int32)
+        used_LN = np.zeros(take_LN.shape, bool)
+        for number, lane in enumerate(lanes):
+            for q, block in enumerate(lane):
+                take_LQ[number, q] = block.source
+                at = q * self.b + np.arange(len(block.places))
+                take_LN[number, at], used_LN[number, at] = block.places, True
+        chosen = [x.reshape(-1) for x in (take_LQ, take_LN, used_LN)]
+        return arrange(tuple(parts), *jax.device_put(chosen), lanes=self.lanes, ring=ring)
+
+    def _admitted(self, live: Sequence[int]) -> Lanes:
+        """Blocks that move in beside the live ones of each lane: none, or a quarter of the places
+        and more. Those of a prompt stand in one lane as far as that leaves all equally full."""
+        new, most = self._no_blocks(), self.lanes * self.most_blocks
+        room = min(most - sum(live), len(self.waiting))
+        if any(live) and 4 * room < min(most, len(self.waiting)):
+            return new
+        full = max(-(-(sum(live) + room) // self.lanes), *live)
+        counts, last = list(live), -1
+        lane = 0
+        for _ in range(room):
+            block = self.waiting.popleft()
+            if block.prompt != last or counts[lane] >= full:
+                lane = int(np.argmin(counts))
+            new[lane].append(block)
+            counts[lane] += 1
+            last = block.prompt
+        return new
 
     def _blocks(self, prompt: int, requests: Sequence[int]) -> Iterator[_Block]:
         for first in range(0, len(requests), self.b):
@@ -281,45 +314,50 @@ class Wave:
                 requests, places = zip(*rows[first : first + b], strict=True)
                 yield _Block(prompt, list(requests), source, list(places))
 
-    def _ring(self, live: Sequence[_Block], now: int) -> int:
+    def _ring(self, live: Lanes, now: int) -> int:
         """Places that the next call needs, of a ladder of doubles up to the longest answer."""
         most = max(self.call.new_tokens - 1, 1)
         if self.call.new_tokens <= SHORT:
             return most
-        drawn = [int(self.out.length_N[n]) for block in live for n in block.requests]
-        need = max([drawn_n + self.steps for drawn_n in drawn], default=0)
+        drawn = [self.out.length_N[n] for lane in live for block in lane for n in block.requests]
+        need = max([int(drawn_n) + self.steps for drawn_n in drawn], default=0)
         size = max(now, RING)
         while size < need:
             size *= 2
         return min(size, most)
 
-    def _started(self, blocks: Sequence[_Block], ring: int) -> Iterator[tuple[Slots, list[_Block]]]:
+    def _started(self, lanes: Lanes, ring: int) -> Iterator[tuple[Slots, Lanes]]:
         """New blocks after their prompts have been read, a few of about as much at a time."""
         chunk = max(PREFILL // self.prompt_slots, 1)
-        rest = list(blocks)
-        while rest:
-            numbers: dict[int, int] = {}
-            taken: list[_Block] = []
-            slots = self._read_slots(rest[0].prompt)
-            while (
-                rest
-                and (rest[0].prompt in numbers or len(numbers) < chunk)
-                and self._read_slots(rest[0].prompt) == slots
-            ):
-                block = rest.pop(0)
-                numbers.setdefault(block.prompt, len(numbers))
-                taken.append(block)
-            yield self._start(taken, numbers, ring), taken
+        rest = [collections.deque(lane) for lane in lanes]
+        while any(rest):
+            slots = max(self._read_slots(lane[0].prompt) for lane in rest if lane)
+            numbers: list[dict[int, int]] = [{} for _ in rest]  # of each lane's prompts
+            taken = self._no_blocks()
+            for lane, own, its_numbers in zip(rest, taken, numbers, strict=True):
+                while (
+                    lane
+                    and (lane[0].prompt in its_numbers or len(its_numbers) < chunk)
+                    and self._read_slots(lane[0].prompt) == slots
+                ):
+                    block = lane.popleft()
+                    its_numbers.setdefault(block.prompt, len(its_numbers))
+                    own.append(block)
+            yield self._start(taken, numbers, slots, ring), taken
 
-    def _start(self, blocks: Sequence[_Block], numbers: dict[int, int], ring: int) -> Slots:
-        call = self.call
-        P, Q = padded_count(len(numbers)), padded_count(len(blocks))
-        read_PS, length_P, shared = self._unread(numbers, P)
-        prompt_Q = np.zeros(Q, np.int32)
-        request_N = np.full(Q * self.b, -1)
-        for q, block in enumerate(blocks):
-            prompt_Q[q] = numbers[block.prompt]
-            request_N[q * self.b : q * self.b + len(block.requests)] = block.requests
+    def _start(
+        self, lanes: Lanes, numbers: Sequence[Mapping[int, int]], read_slots: int, ring: int
+    ) -> Slots:
+        call, L = self.call, self.lanes
+        P, Q = (padded_count(max(map(len, of_lanes))) for of_lanes in (numbers, lanes))
+        read_PS, length_P, shared = self._unread(numbers, P, read_slots)
+        prompt_Q = np.zeros(L * Q, np.int32)
+        request_N, length_Q = np.full(L * Q * self.b, -1), np.ones(L * Q, np.int32)
+        for number, lane in enumerate(lanes):
+            for q, block in enumerate(lane, number * Q):
+                prompt_Q[q] = numbers[number][block.prompt]
+                length_Q[q] = len(self.prompts[block.prompt])
+                request_N[q * self.b : q * self.b + len(block.requests)] = block.requests
         real_N = request_N >= 0
         asked = [call.sampling[n] for n in request_N]
         uid_N2 = uid_words([call.uids[n] if n >= 0 else 0 for n in request_N])
@@ -327,7 +365,7 @@ class Wave:
         whole = call.config.vocab_size
         rows = Rows(
             key_N=row_keys(call.key, jax.device_put(uid_N2)),
-            length_N=np.repeat(length_P[prompt_Q], self.b),
+            length_N=np.repeat(length_Q, self.b),
             limit_N=np.where(real_N, call.limit_N[request_N], 0).astype(np.int32),
             temperature_N=np.array([s.temperature for s in asked], np.float32),
             top_k_N=np.array([s.top_k or whole for s in asked], np.int32),
@@ -340,36 +378,42 @@ class Wave:
             finish_N=none_N,
         )
         placed = jax.device_put((read_PS, length_P, prompt_Q, rows))
-        sizes = {"prefix": self.prompt_slots, "ring": ring}
+        sizes = {"lanes": L, "prefix": self.prompt_slots, "ring": ring}
         slots, tokens = start(call.params, *placed, call.ends, shared, **sizes, **self.ways)
         if self.kept is not None and call.keep:
-            first = {block.prompt: q for q, block in reversed(list(enumerate(blocks)))}
+            first: dict[int, int] = {}  # block of each prompt
+            for number, lane in enumerate(lanes):
+                for q, block in enumerate(lane, number * Q):
+                    first.setdefault(block.prompt, q)
             prompts = [self.prompts[number] for number in first]
             self.kept.keep(prompts, slots.prefix, list(first.values()))
-        self._note(slots.rows, blocks, jax.tree.map(lambda x_N: x_N[None], tokens))
+        self._note(slots.rows, lanes, jax.tree.map(lambda x_N: x_N[None], tokens))
         return slots
 
     def _unread(
-        self, numbers: dict[int, int], P: int
+        self, numbers: Sequence[Mapping[int, int]], P: int, slots: int
     ) -> tuple[np.ndarray, np.ndarray, Shared | None]:
         """Tokens to be read, lengths of the whole prompts, and what they share with kept ones."""
-        slots, shared = self._read_slots(next(iter(numbers))), None
-        row_P, shared_P = np.zeros(P, np.int32), np.zeros(P, np.int32)
+        shared = None
+        placed = [
+            (prompt, lane * P + p) for lane, own in enumerate(numbers) for prompt, p in own.items()
+        ]
+        row_P, shared_P = np.zeros((2, self.lanes * P), np.int32)
         if slots < self.prompt_slots:
-            for number, p in numbers.items():
-                row_P[p], shared_P[p] = self.kept_row[number], self.shared[number]
+            for prompt, p in placed:
+                row_P[p], shared_P[p] = self.kept_row[prompt], self.shared[prompt]
             assert self.kept is not None
             assert self.kept.pool is not None
             shared = Shared(self.kept.pool, *jax.device_put((row_P, shared_P)))
-        read_PS, length_P = np.zeros((P, slots), np.int32), np.ones(P, np.int32)
-        for number, p in numbers.items():
-            ids = self.prompts[number]
+        read_PS, length_P = np.zeros((len(row_P), slots), np.int32), np.ones(len(row_P), np.int32)
+        for prompt, p in placed:
+            ids = self.prompts[prompt]
             read_PS[p, : len(ids) - shared_P[p]] = ids[shared_P[p] :]
             length_P[p] = len(ids)
         if self.kept is not None:
             found = int(shared_P.sum())
             self.kept.shared_tokens += found
-            self.kept.read_tokens += sum(len(self.prompts[n]) for n in numbers) - found
+            self.kept.read_tokens += sum(len(self.prompts[n]) for n, _ in placed) - found
         return read_PS, length_P, shared
 
     def _read_slots(self, prompt: int) -> int:
@@ -378,20 +422,20 @@ class Wave:
         return some if self.shared[prompt] and 2 * some <= self.prompt_slots else self.prompt_slots
 
     # ------------------------------------------------------------------------ what was drawn
-    def _live(self, blocks: Sequence[_Block]) -> bool:
-        return any(not self._done(n) for block in blocks for n in block.requests)
+    def _live(self, lanes: Lanes) -> bool:
+        return any(not self._done(n) for lane in lanes for block in lane for n in block.requests)
 
     def _done(self, request: int) -> bool:
         drawn, limit = self.out.length_N[request], self.call.limit_N[request]
         return bool(self.out.finish_N[request] or drawn >= limit)
 
-    def _note(self, rows: Rows, blocks: Sequence[_Block], tokens: Tokens) -> None:
+    def _note(self, rows: Rows, lanes: Lanes, tokens: Tokens) -> None:
         """Writes down the tokens [T, N] of a call."""
         drawn_N, finish_N, told = jax.device_get((rows.drawn_N, rows.finish_N, tokens))
-        out = self.out
-        for q, block in enumerate(blocks):
-            for i, n in enumerate(block.requests):
-                place, before = q * self.b + i, out.length_N[n]
+        out, per_lane = self.out, len(drawn_N) // self.lanes
+        for number, lane in enumerate(lanes):
+            for place, n in self._places(lane, first=number * per_lane):
+                before = out.length_N[n]
                 new = int(drawn_N[place]) - before
                 if new <= 0:
                     continue
@@ -403,3 +447,9 @@ class Wave:
                 out.length_N[n], out.finish_N[n] = before + new, finish_N[place]
                 if self.call.ended is not None and self._done(n):
                     self.call.ended(out, n)
+
+    def _places(self, lane: Sequence[_Block], first: int) -> Iterator[tuple[int, int]]:
+        """(row of the slots, request) of all rows of a lane whose own rows begin at `first`."""
+        for q, block in enumerate(lane):
+            for i, n in enumerate(block.requests):
+                yield first + q * self.b + i, n

@@ -10,7 +10,7 @@ import pytest
 from jaxevo.base import joined, without
 from jaxevo.models import decoder
 from jaxevo.models.lora import TARGETS, LoRA, init_adapters, merged, with_adapters
-from jaxevo.sampling.sampler import Published
+from jaxevo.sampling.sampler import Published, publish
 
 LORA = LoRA(rank=3, alpha=6.0)
 
@@ -84,8 +84,8 @@ def test_gradients_reach_the_adapters_and_equal_those_of_the_merged_weight(tiny_
 
 def test_the_sampler_has_one_copy_of_the_base_and_applies_adapters_unmerged(tiny_model):
     config, base, own = adapted(tiny_model)
-    publish = Published(base)
-    first, second = publish(own), publish(jax.tree.map(lambda x: 2 * x, own))
+    published = Published(base, publish)
+    first, second = published(own), published(jax.tree.map(lambda x: 2 * x, own))
     for one, other in zip(first["layers"], second["layers"], strict=True):
         assert one["q"] is other["q"]
         assert not np.array_equal(one["q_lora_a"], other["q_lora_a"])

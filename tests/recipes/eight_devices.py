@@ -1,8 +1,8 @@
 """Three rounds on meshes of eight devices against one: prints, as JSON, what differs.
 
-Of each recipe and mesh: rounds with other tokens, and the largest deviation of losses, of gradient
-norms (relative) and of weights (and how far these have moved). Then a checkpoint of eight devices
-is restored on four and on one.
+Of each recipe and mesh: rounds with other tokens, the largest deviation of losses and of gradient
+norms (relative), and how far weights are apart, of the distance that they have moved. Then a
+checkpoint of eight devices is restored on four and on one.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ def weights(params):
 
 
 def apart(one, other):
+    """The Euclidean distance of two parameter sets."""
     pairs = zip(weights(one), weights(other), strict=True)
-    return max(float(np.abs(a - b).max()) for a, b in pairs)
+    return float(np.sqrt(sum(np.square(a - b).sum(dtype=np.float64) for a, b in pairs)))
 
 
 def main() -> None:
@@ -89,8 +90,7 @@ def main() -> None:
             moments = {str(x.sharding.spec) for x in jax.tree.leaves(state.optimizer)}
             found[f"{name} {mesh}"] = {
                 **deviation(seen, own),
-                "weights": apart(alone.params, state.params),
-                "moved": moved,
+                "weights": apart(alone.params, state.params) / moved,
                 "placements": sorted(placed),
                 "moments": sorted(moments),
             }

@@ -35,7 +35,7 @@ def test_three_rounds_are_those_of_one_device(name, mesh):
     assert own["loss"] < 1e-6
     assert own["grad_norm"] < 5e-4  # of gradients that nearly cancel
     # Adam divides a gradient by its own size: rounding shows where there is next to none.
-    assert own["weights"] < 0.05 * own["moved"]
+    assert own["weights"] < 1e-2
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -19,6 +19,7 @@ from jaxevo.run.console import Progress
 from jaxevo.run.lock import BusyError, only_writer
 from jaxevo.run.logs import read_jsonl
 from jaxevo.run.loop import DivergedError, train
+from jaxevo.run.metrics import without_times
 
 CASE = CASES[0]
 
@@ -31,8 +32,7 @@ def go(run):
 
 
 def numbers(folder, name="metrics.jsonl"):
-    timed = ("tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update")
-    return [{k: v for k, v in m.items() if k not in timed} for m in read_jsonl(folder / name)]
+    return [without_times(line) for line in read_jsonl(folder / name)]
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +219,13 @@ def test_the_best_round_by_a_metric_is_kept_besides_the_newest(start, tmp_path):
     highest = max(range(5), key=lambda n: (rewards[n], n)) + 1  # of equal ones the newest
     kept = {int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()}
     assert kept == {5, highest}
+
+
+def test_a_metric_that_never_comes_is_said_once_to_rank_nothing(start, tmp_path):
+    folder = tmp_path / "none"
+    best = {"keep": 1, "keep_best": 1, "best_by": "rewards", "checkpoint_every": 1}
+    _, _, said = go(start(CASE, out=str(folder), eval_problems=0, rounds=2, **best))
+    assert said.count("round 0 has no rewards, which --keep-best ranks by") == 1
+    assert "reward, " in said
+    assert "has no rewards" not in said.replace("round 0 has no rewards", "")
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.isdecimal()] == ["2"]

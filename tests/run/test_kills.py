@@ -15,10 +15,10 @@ import pytest
 
 from jaxevo.run.logs import read_jsonl
 from jaxevo.run.manifest import MANIFEST, check_whole
+from jaxevo.run.metrics import without_times
 
 pytestmark = pytest.mark.soak
 KILLS, ROUNDS = 20, 300
-TIMED = {"tokens_per_second", "seconds_round", "seconds_rollout", "seconds_update"}
 OPTIONS = f"--model toy --task add1 --rounds {ROUNDS} --prompts 4 --samples 4 --max-new-tokens 6 "
 OPTIONS += "--eval-problems 4 --eval-every 7 --checkpoint-every 1 --keep-best 1 --seed 3"
 MORE = {"sdpo": "--distill-top-k 10 --context-tokens 40 --warmup-updates 0"}
@@ -59,7 +59,7 @@ def kill_once(name, out, rng, *, in_a_save):
 
 
 def log_lines(folder, name):
-    return [{k: v for k, v in m.items() if k not in TIMED} for m in read_jsonl(folder / name)]
+    return [without_times(line) for line in read_jsonl(folder / name)]
 
 
 def arrays(folder):

@@ -40,6 +40,30 @@ def test_a_plan_holds_what_a_run_holds(run):
     assert found.memory["update policy"]["gradient"] == size(run.state.params["policy"])
 
 
+@pytest.mark.parametrize("axes", [{}, {"fsdp": 2}, {"tensor": 2}], ids=str)
+def test_the_plan_of_a_mesh_is_that_of_each_device(axes):
+    options = dataclasses.replace(OPTIONS, devices=2, **axes)
+    run = build_run(grpo(), options)
+    found, alone = make_plan(grpo(), options), make_plan(grpo(), OPTIONS)
+
+    def on_first(tree):
+        first = jax.devices()[0]
+        parts = [
+            p for x in jax.tree.leaves(tree) for p in x.addressable_shards if p.device == first
+        ]
+        return sum(part.data.nbytes for part in parts)
+
+    memory, before = found.memory["update policy"], alone.memory["update policy"]
+    assert memory["weights, policy"] == on_first(run.state.params["policy"])
+    assert memory["optimizer, policy"] == on_first(run.state.optimizer["policy"])
+    copy = run.bench.publish(run.state.params["policy"])
+    assert found.memory["rollout"]["the sampler's copy"] == on_first(copy)
+    rows = 1 if "tensor" in axes else 2  # devices that rows are spread over
+    assert memory["activations"] == pytest.approx(before["activations"] / rows, rel=0.1)
+    whole = [sum(work.flops for work in plan.work) for plan in (alone, found)]
+    assert whole[1] == pytest.approx(whole[0] / 2, rel=0.1)
+
+
 def test_rounds_ahead_sample_while_the_update_stands(run):
     recipe = grpo(correction="token")
     plain, ahead = (

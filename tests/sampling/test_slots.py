@@ -185,12 +185,12 @@ def test_a_second_wave_and_other_weights_compile_nothing(model):
 
 
 def test_rows_that_are_left_move_closer_where_that_is_much_cheaper():
-    assert narrowed([4, 4, 4], b=4, now=3, prefix_cost=0.5) == (4, 3)
-    assert narrowed([4, 3, 4], b=4, now=3, prefix_cost=0.5) == (4, 3)  # one of 12 places is free
-    assert narrowed([1, 1, 1], b=4, now=3, prefix_cost=0.5) == (1, 3)
-    assert narrowed([2, 2], b=4, now=3, prefix_cost=0.5) == (2, 2)
-    assert narrowed([2, 2], b=4, now=2, prefix_cost=30.0) == (4, 2)  # a prefix is all that costs
-    assert narrowed([5], b=4, now=8, prefix_cost=0.5) == (2, 3)
+    assert narrowed([[4, 4, 4]], b=4, now=3, prefix_cost=0.5) == (4, 3)
+    assert narrowed([[4, 3, 4]], b=4, now=3, prefix_cost=0.5) == (4, 3)  # one of 12 places is free
+    assert narrowed([[1, 1, 1]], b=4, now=3, prefix_cost=0.5) == (1, 3)
+    assert narrowed([[2, 2]], b=4, now=3, prefix_cost=0.5) == (2, 2)
+    assert narrowed([[2, 2]], b=4, now=2, prefix_cost=30.0) == (4, 2)  # a prefix is all that costs
+    assert narrowed([[5]], b=4, now=8, prefix_cost=0.5) == (2, 3)
 
 
 def test_sizes_of_blocks_and_buckets():
