@@ -27,6 +27,7 @@ from jaxevo.rewards.control import random_reward
 from jaxevo.run.costs import trunk_flops
 from jaxevo.run.options import RunOptions
 from jaxevo.run.sharing import SharedSampler, published_here, share_verdicts
+from jaxevo.run.storage import place_of
 from jaxevo.run.trackers import check_trackers
 from jaxevo.sampling.drawing import FINISH
 from jaxevo.sampling.sampler import Published, Sampler, publish
@@ -198,6 +199,8 @@ def build_run(recipe: Recipe, options: RunOptions, model: hub.LoadedModel | None
         cannot weigh, a task that the recipe cannot use, trackers that are not installed.
     """
     check_trackers(options.log)
+    if options.checkpoint_dir:
+        place_of(options.checkpoint_dir)
     recipe = _with_moments(recipe, options.moments)
     source = load_task(options.task, seed=options.seed)
     _refuse_unfit(recipe, options, source)

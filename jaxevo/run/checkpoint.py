@@ -15,11 +15,10 @@ import contextlib
 import dataclasses
 import json
 import logging
-import shutil
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FuturesTimeout
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +34,7 @@ from jaxevo.run.manifest import (
     read_manifest,
     seal,
 )
+from jaxevo.run.storage import Place, listed, move, place_of
 from jaxevo.types import TrainState
 
 LONGEST_SAVE = 3600  # seconds
@@ -48,7 +48,7 @@ class Checkpoints:
     """The checkpoints of one run folder; a context manager that waits for the last save.
 
     Args:
-      folder: made when missing by one that writes.
+      folder: of this machine or `gs://BUCKET/PATH`; made when missing by one that writes.
       keep: how many of the newest stay.
       keep_best: how many of those with the highest score stay besides.
       writes: False for a reader, which changes nothing in the folder and may come while another
@@ -63,7 +63,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | os.PathLike[str],
         *,
         keep: int = 2,
         keep_best: int = 0,
@@ -73,7 +73,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._ocp, self._folder = ocp, Path(folder).absolute()
+        self._ocp, self._folder = ocp, place_of(folder)
         self._keep, self._keep_best, self._writes = keep, keep_best, writes
         self._newest = self._agreed(say)
         self._manager = ocp.CheckpointManager(
@@ -197,6 +197,18 @@ class Checkpoints:
         state = TrainState(merged["params"], merged["optimizer"], counters)
         return state, join_memory(memory, merged["memory"], meta["memory"]), meta
 
+    def meta(self) -> Mapping[str, Any]:
+        """The JSON values of the newest checkpoint.
+
+        Raises:
+          FileNotFoundError: no checkpoint.
+        """
+        args = self._ocp.args
+        got = self._manager.restore(
+            self._wanted(None), args=args.Composite(meta=args.JsonRestore())
+        )
+        return got["meta"]
+
     def restore_params(self, name: str, *, like: Any) -> Any:
         """One parameter set of the newest checkpoint, shaped and placed like `like`.
 
@@ -259,7 +271,7 @@ class Checkpoints:
             for n in range(1, 1_000_000)
             if not (p := self._folder / f"not-whole-{step}-{n}").exists()
         )
-        (self._folder / str(step)).rename(place)
+        move(self._folder / str(step), place)
         return place.name
 
     def _wanted(self, step: int | None) -> int:
@@ -283,7 +295,7 @@ class Checkpoints:
                 return step
             seal(self._folder / str(step), score=score)
             for old in self._superseded():
-                shutil.rmtree(self._folder / str(old))
+                (self._folder / str(old)).rmtree(missing_ok=True)
         return step
 
     def _superseded(self) -> list[int]:
@@ -305,19 +317,17 @@ class Checkpoints:
             if self._newest is not None:
                 kept = f"checkpoint {self._newest} is whole"
             raise SaveError(
-                f"checkpoint {step} could not be written to {self._folder} "
-                f"({_reason(fault)}); {kept}. Mend that, and the same command continues from there."
+                f"checkpoint {step} could not be written to {self._folder} ({first_line(fault)}); "
+                f"{kept}. Mend that, and the same command continues from there."
             ) from fault
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: Place) -> list[int]:
     """Rounds that there are folders for, in order."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+    return sorted(int(path.name) for path in listed(folder) if path.name.isdecimal())
 
 
-def _reason(fault: BaseException) -> str:
+def first_line(fault: BaseException) -> str:
     """The first line of what went wrong, in the words of the system where it has some."""
     while not isinstance(fault, OSError) and fault.__cause__ is not None:
         fault = fault.__cause__

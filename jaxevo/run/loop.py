@@ -25,10 +25,13 @@ from jaxevo.run.evaluate import evaluate
 from jaxevo.run.faults import nonfinite_weights, round_faults
 from jaxevo.run.fingerprint import fingerprint
 from jaxevo.run.lock import only_writer
+from jaxevo.run.log_copies import LogCopies
 from jaxevo.run.logs import NoLog, RunLog, rollout_record, set_logs_aside
 from jaxevo.run.metrics import action_signals, round_metrics
+from jaxevo.run.options import checkpoint_folder
 from jaxevo.run.report import read_config, write_report
 from jaxevo.run.stopping import Stopping
+from jaxevo.run.storage import in_bucket, place_of
 from jaxevo.step import improve
 from jaxevo.types import Row, TrainState
 
@@ -88,7 +91,7 @@ def _opened(run: Run, progress: Progress) -> Iterator[_Job]:
             held.enter_context(only_writer(folder))
         checkpoints = held.enter_context(
             Checkpoints(
-                folder / "checkpoints",
+                checkpoint_folder(folder, options.checkpoint_dir),
                 keep=options.keep,
                 keep_best=options.keep_best,
                 say=progress.say,
@@ -97,14 +100,29 @@ def _opened(run: Run, progress: Progress) -> Iterator[_Job]:
         resumes = checkpoints.latest() is not None
         if not resumes and is_first():
             _set_logs_aside(folder, progress)
+        copies = _log_copies(run, checkpoints, progress)
         ahead = held.enter_context(Ahead(run)) if options.off_policy else None
         kept = RunLog(folder, append=resumes, trackers=options.log) if is_first() else NoLog(folder)
         log = held.enter_context(kept)
-        job = _Job(run, progress, checkpoints, log, ahead)
+        job = _Job(run, progress, checkpoints, log, ahead, copies)
         if resumes:
             job.resume()
         log.write_config(job.config)
         yield job
+
+
+def _log_copies(run: Run, checkpoints: Checkpoints, progress: Progress) -> LogCopies | None:
+    """The logs beside checkpoints in a bucket, with which lost ones have been brought back."""
+    options, folder = run.options, Path(run.options.out)
+    place = place_of(checkpoint_folder(folder, options.checkpoint_dir))
+    if not (is_first() and in_bucket(place)):
+        return None
+    copies = LogCopies(place, folder)
+    if checkpoints.latest() is None:
+        copies.clear()
+    elif brought := copies.bring_back(checkpoints.meta()["offsets"]):
+        progress.say(f"logs brought back from beside {place}: {', '.join(brought)}")
+    return copies
 
 
 class _Job:
@@ -117,9 +135,11 @@ class _Job:
         checkpoints: Checkpoints,
         log: RunLog | NoLog,
         ahead: Ahead | None,
+        copies: LogCopies | None,
     ):
         self._run, self._progress = run, progress
         self._checkpoints, self._log, self._ahead = checkpoints, log, ahead
+        self._copies = copies
         self.state, self.memory, self.config = run.state, run.memory, describe(run)
         self._spent: Mapping[str, float] = {}  # seconds by phase before this process
         self._metrics: dict[str, Any] = {}  # of the last round
@@ -140,7 +160,8 @@ class _Job:
         progress.resume(self.done)
         progress.say(f"continuing {folder} after round {self.done - 1}")
         before = read_config(folder)
-        found, known = changed_options(before, self.config), before.get("changes", [])
+        found = changed_options(before, self.config) if before else {}
+        known = before.get("changes", [])
         if found:
             said = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in found.items())
             progress.say(f"options changed since the run was broken off: {said}")
@@ -177,8 +198,11 @@ class _Job:
             if broken := nonfinite_weights(self.state.params):
                 said = ", ".join(f"{count} weights of {name!r}" for name, count in broken.items())
                 raise DivergedError(self._lost(f"{said} are not finite"))
+            offsets = self._log.offsets()
+            if self._copies is not None:
+                self._copies.send(offsets)
             meta = {
-                "offsets": self._log.offsets(),
+                "offsets": offsets,
                 "evaluation": self.config["evaluation"],
                 "seconds": self._seconds(),
             }

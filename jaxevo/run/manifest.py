@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jaxevo
-from jaxevo.run.logs import compact_json, replace_file
+from jaxevo.run.logs import compact_json
+from jaxevo.run.storage import Place, place_of, sizes_below, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of what a checkpoint holds; larger ones are refused, not guessed
@@ -44,26 +45,26 @@ class Manifest:
     files: Mapping[str, tuple[int, str]]
 
 
-def seal(folder: Path, *, score: float | None = None) -> Manifest:
+def seal(folder: str | os.PathLike[str], *, score: float | None = None) -> Manifest:
     """Hashes all files of a checkpoint that has been written, and writes its manifest."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    files = {str(p.relative_to(folder)): (p.stat().st_size, _sha256(p)) for p in paths}
+    folder = place_of(folder)
+    sizes = sizes_below(folder)
+    files = {n: (sizes[n], _sha256(folder / n)) for n in sorted(sizes) if n != MANIFEST}
     body = {"format": FORMAT, "jaxevo": jaxevo.__version__, "score": score, "files": files}
     data = compact_json({**body, "sha256": _own_digest(body)}).encode()
-    replace_file(folder / MANIFEST, data, durable=True)
+    write_whole(folder / MANIFEST, data)
     return Manifest(score, files)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """The manifest of a checkpoint; its files are not looked at.
 
     Raises:
       UnsealedError: there is none. DamagedError: it is not as it was written.
       NewerFormatError: a later version wrote it.
     """
-    path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads((place_of(folder) / MANIFEST).read_bytes())
         digest = body.pop("sha256")
     except FileNotFoundError:
         raise UnsealedError("its save was cut off: it has no manifest") from None
@@ -79,28 +80,31 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(body["score"], {name: tuple(entry) for name, entry in body["files"].items()})
 
 
-def check_whole(folder: Path) -> Manifest:
+def check_whole(folder: str | os.PathLike[str]) -> Manifest:
     """Compares every file with the manifest.
 
     Raises:
       UnsealedError, NewerFormatError: as `read_manifest`.
       DamagedError: naming the first file that is missing, cut or changed.
     """
-    manifest = read_manifest(folder)
+    folder = place_of(folder)
+    manifest, sizes = read_manifest(folder), sizes_below(folder)
     for name, (size, digest) in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in sizes:
             raise DamagedError(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise DamagedError(f"{name} has {path.stat().st_size} bytes of {size}")
-        if _sha256(path) != digest:
+        if sizes[name] != size:
+            raise DamagedError(f"{name} has {sizes[name]} bytes of {size}")
+        if _sha256(folder / name) != digest:
             raise DamagedError(f"{name} has changed since it was written")
     return manifest
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Place) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _own_digest(body: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 from typing import Any, Literal
 
@@ -64,6 +65,9 @@ class RunOptions:
     eval_samples: int = option(4, "answers per held-out problem and evaluation")
     eval_every: int = option(0, "rounds between evaluations, 0 for before and after only")
     checkpoint_every: int = option(20, "rounds between checkpoints, 0 for the last round only")
+    checkpoint_dir: str = option(
+        "", "folder or gs://BUCKET/PATH for checkpoints; by default checkpoints/ in the run folder"
+    )
     keep: int = option(2, "newest checkpoints to keep")
     keep_best: int = option(0, "checkpoints with the highest --best-by to keep besides")
     best_by: str = option("reward", "metric of metrics.jsonl that --keep-best ranks by")
@@ -125,6 +129,11 @@ class RunOptions:
             new_tokens=self.max_new_tokens,
             sampling=self.sampling(),
         )
+
+
+def checkpoint_folder(out: str | os.PathLike[str], checkpoint_dir: str) -> str:
+    """Where the checkpoints of a run folder are, given `--checkpoint-dir`."""
+    return checkpoint_dir or os.path.join(out, "checkpoints")
 
 
 def run_folder(recipe: str, task: str, seed: int) -> str:

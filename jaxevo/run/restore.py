@@ -13,6 +13,7 @@ import jax
 from jaxevo.base import joined
 from jaxevo.models import hub
 from jaxevo.models.lora import LoRA, init_adapters, with_adapters
+from jaxevo.run.options import checkpoint_folder
 from jaxevo.run.report import read_config
 
 
@@ -58,7 +59,8 @@ def load_policy(model: str, run: str = "", *, name: str = "policy") -> hub.Loade
     own = loaded.params if lora is None else init_adapters(jax.random.key(0), loaded.config, lora)
     from jaxevo.run.checkpoint import Checkpoints
 
-    with Checkpoints(Path(run) / "checkpoints", writes=False, say=_warn) as checkpoints:
+    folder = checkpoint_folder(run, options.get("checkpoint_dir", ""))
+    with Checkpoints(folder, writes=False, say=_warn) as checkpoints:
         params = checkpoints.restore_params(name, like=own)
     if lora is None:
         return dataclasses.replace(loaded, params=params)
