@@ -9,6 +9,8 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0 # reference implementation in parity tests only
 DEMO   ?=
 RESULTS := experiments/bench/results
+FAULTS := tests/run/test_checkpoint.py tests/run/test_bucket.py tests/recipes/test_faults.py \
+          tests/recipes/test_run_folder.py
 
 .PHONY: demo test check soak format clean
 
@@ -44,6 +46,7 @@ soak: $(VENV)/test
 	$(BIN)/pytest -m soak tests/kernels tests/models --record $(RESULTS)/soak_kernels.json
 	$(BIN)/pytest -m soak tests/recipes --record $(RESULTS)/soak_recipes.json
 	$(BIN)/pytest -m soak tests/run --record $(RESULTS)/soak_survival.json
+	$(BIN)/pytest $(FAULTS) --record $(RESULTS)/soak_faults.json
 
 format: $(VENV)/test
 	$(BIN)/python -m ruff format .

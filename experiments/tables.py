@@ -18,7 +18,7 @@ from jaxevo.run.tasks import task_table
 README = ROOT / "README.md"
 PARITY = ROOT / "tests" / "parity"
 EVALUATIONS = ROOT / "experiments" / "eval"
-KERNELS = ROOT / "experiments" / "bench" / "results" / "kernels.json"
+RESULTS = ROOT / "experiments" / "bench" / "results"
 
 
 def families() -> str:
@@ -68,11 +68,39 @@ def baselines() -> str:
     return "\n".join([head, "|---|---|---|---|---|---|", *lines])
 
 
+def kills() -> str:
+    """Runs that were killed at random moments, from the soak."""
+    lines = []
+    for test, found in json.loads((RESULTS / "soak_survival.json").read_text())["tests"].items():
+        if "test_kills.py" in test and (figures := found.get("figures")):
+            recipe = test.split("[")[1].rstrip("]")
+            same = "yes" if found["outcome"] == "passed" else "no"
+            lines.append(
+                f"| `{recipe}` | {figures['rounds']} | {figures['kills']} "
+                f"| {figures['kills during a save']} | {figures['arrays compared']} | {same} |"
+            )
+    head = "| recipe | rounds | `kill -9` | of them in a save | arrays compared | all bits equal |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+
+
+def faults() -> str:
+    """Faults that were tried and what came of them, from the soak; tests' names are sentences."""
+    outcomes: dict[str, list[str]] = {}
+    for test, found in json.loads((RESULTS / "soak_faults.json").read_text())["tests"].items():
+        sentence = test.split("::test_")[1].split("[")[0].replace("_", " ")
+        outcomes.setdefault(sentence, []).append(found["outcome"])
+    lines = [
+        f"| {sentence} | {len(found)} | {sum(outcome == 'passed' for outcome in found)} |"
+        for sentence, found in outcomes.items()
+    ]
+    return "\n".join(["| tried | cases | passed |", "|---|---|---|", *lines])
+
+
 def kernels() -> str:
     """The kernels' figures, from their bench."""
     from jaxevo.kernels.bench import table
 
-    return table(json.loads(KERNELS.read_text()))
+    return table(json.loads((RESULTS / "kernels.json").read_text()))
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
@@ -82,6 +110,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "losses": losses,
     "baselines": baselines,
     "kernels": kernels,
+    "kills": kills,
+    "faults": faults,
     "verifiers": verifier_table,
 }
 

@@ -24,8 +24,8 @@ class Sampler:
     """A decoder with a tokenizer's stops, ready to draw from any parameter set of its shape.
 
     prompt_slots: longest prompt; a longer one is refused. cache_bytes: most bytes of keys and
-    values in use, beyond which rows wait (one block is always taken); when rows move, the old and
-    the new arrangement stand side by side for a moment.
+    values in use on each device that rows are spread over, beyond which rows wait (one block is
+    always taken); when rows move, the old and the new arrangement stand side by side for a moment.
     """
 
     config: decoder.DecoderConfig

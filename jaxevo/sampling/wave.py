@@ -74,12 +74,10 @@ def narrowed(
     def cost(shape: tuple[int, int]) -> float:
         return shape[1] * (shape[0] + prefix_cost)
 
-    sizes = sorted({b, max(b // 2, 1), 1})
+    def blocks(size: int) -> int:
+        return padded_count(max(sum(-(-n // size) for n in lane) for lane in left))
 
-    def longest(size: int) -> int:
-        return max(sum(-(-n // size) for n in lane) for lane in left)
-
-    shapes = [(size, padded_count(longest(size))) for size in sizes]
+    shapes = [(size, blocks(size)) for size in sorted({b, max(b // 2, 1), 1})]
     best = min(shapes, key=cost)
     return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
 
@@ -132,9 +130,9 @@ class Call:
     config, params: the model. prompts: token ids. key: of the run. uids: names of the N rows.
     new_tokens: most of any answer, by which programs are made. limit_N: most tokens of each.
     sampling: of each row. ends: what ends an answer. prompt_slots: of the longest prompt that may
-    ever come. cache_bytes: most bytes of keys and values in use (a move needs them twice). ended:
-    called with what is drawn and each row that is complete. kept: prompts read before; keep:
-    whether those of this call are kept there, too.
+    ever come. cache_bytes: most bytes of keys and values in use in a lane (a move needs twice as
+    many). ended: called with what is drawn and each row that is complete. kept: prompts read
+    before; keep: whether those of this call are kept there, too.
     """
 
     config: decoder.DecoderConfig
@@ -287,8 +285,7 @@ class Wave:
         if any(live) and 4 * room < min(most, len(self.waiting)):
             return new
         full = max(-(-(sum(live) + room) // self.lanes), *live)
-        counts, last = list(live), -1
-        lane = 0
+        counts, lane, last = list(live), 0, -1
         for _ in range(room):
             block = self.waiting.popleft()
             if block.prompt != last or counts[lane] >= full:

@@ -19,6 +19,8 @@ from jaxevo.models.table import (
     weight_table,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 CONFIG = decoder.DecoderConfig(
     vocab_size=31,
     width=24,

@@ -12,6 +12,8 @@ from jaxevo.models import decoder
 from jaxevo.models.lora import TARGETS, LoRA, init_adapters, merged, with_adapters
 from jaxevo.sampling.sampler import Published, publish
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 LORA = LoRA(rank=3, alpha=6.0)
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 USE_THE_LOSSES = """
+import importlib.resources
 import sys
 import jax.numpy as jnp
 from jaxevo.advantages import group_relative
@@ -23,6 +24,7 @@ assert abs(float(ratio(*token_mean(loss, jnp.ones((4, 2)))))) < 1e-6
 assert abs(float(advantage[0]) - 1.499997) < 1e-5
 assert fused_logprob(jnp.ones((2, 3)), jnp.ones((3, 5)), jnp.zeros(2, int)).logp_M.shape == (2,)
 assert load_task("xquad").held_out_size == 195
+assert (importlib.resources.files("jaxevo.models") / "data" / "toy-v2-seed0.npz").is_file()
 for name in ("transformers", "torch", "tensorflow", "orbax", "flax"):
     assert name not in sys.modules, name
     try:

@@ -7,6 +7,8 @@ import pytest
 from jaxevo.models import hub
 from jaxevo.run.cli import main
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 
 @pytest.fixture(autouse=True)
 def _tiny_by_name(monkeypatch, tiny_model):

@@ -17,10 +17,10 @@ from jaxevo.run.pages import use_huge_pages
 import jax, jax.numpy as jnp
 
 @jax.jit
-def program(x):  # its temporaries, 0.5 GB, cannot be fused away
+def program(x):  # its temporaries, 0.13 GB, cannot be fused away
     return jnp.cumsum(jnp.sort(jnp.outer(x, x)))[-1]
 
-x = jnp.ones(8192)
+x = jnp.ones(4096)
 program(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 program(x).block_until_ready()
@@ -57,7 +57,7 @@ def test_temporaries_touch_few_pages(tmp_path: Path) -> None:
     many, without, *_ = ran("", tmp_path)
     assert (setting, without) == (SETTING, "None")
     assert arguments == ["--an", "argument"]
-    assert int(many) > 100_000
+    assert int(many) > 20_000
     assert int(few) < int(many) / 20
 
 

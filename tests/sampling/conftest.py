@@ -1,8 +1,13 @@
-"""The model of the sampler's tests."""
+"""The model of the sampler's tests; their programs run a few times each and compile quickly."""
 
 import dataclasses
 
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick(quick_to_compile):
+    pass
 
 
 @pytest.fixture(scope="module")

@@ -63,9 +63,9 @@ def test_rows_wait_lane_by_lane(model, monkeypatch):
     prompts = prompts_of([4, 7, 7, 2, 6, 9, 3], seed=1)
     config, blocks = model.config, []
     slot = 2 * config.layers * config.kv_heads * config.head_dim * 4
-    small = dataclasses.replace(make_sampler(model, 9), cache_bytes=2 * slot * (9 + 3 * 39))
-    limit_N = np.random.default_rng(2).integers(2, 40, 21).astype(np.int32)
-    alone = sample(small, model, prompts, 3, 40, limit_N=limit_N)
+    small = dataclasses.replace(make_sampler(model, 9), cache_bytes=2 * slot * (9 + 3 * 23))
+    limit_N = np.random.default_rng(2).integers(2, 24, 21).astype(np.int32)
+    alone = sample(small, model, prompts, 3, 24, limit_N=limit_N)
     real = module.decode
 
     def counted(params, slots, *args, **options):
@@ -73,7 +73,7 @@ def test_rows_wait_lane_by_lane(model, monkeypatch):
         return real(params, slots, *args, **options)
 
     monkeypatch.setattr(module, "decode", counted)
-    assert_same(alone, sample(small, model, prompts, 3, 40, placed(model), limit_N=limit_N))
+    assert_same(alone, sample(small, model, prompts, 3, 24, placed(model), limit_N=limit_N))
     assert max(blocks) == 4  # two of each lane
     assert all(count % 2 == 0 for count in blocks)
 
