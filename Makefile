@@ -9,7 +9,8 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0 # reference implementation in parity tests only
 DEMO   ?=
 RESULTS := experiments/bench/results
-FAULTS := tests/run/test_checkpoint.py tests/recipes/test_faults.py tests/recipes/test_run_folder.py
+FAULTS := tests/run/test_checkpoint.py tests/run/test_bucket.py tests/recipes/test_faults.py \
+          tests/recipes/test_run_folder.py
 
 .PHONY: demo test check soak format clean
 

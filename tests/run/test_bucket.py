@@ -1,19 +1,13 @@
-"""Checkpoints in a bucket of an emulator.
-
-It belongs to the soak: the emulator knows nothing of the conditions under which Orbax writes, and
-one run in ten of these tests met a write that it answered wrongly.
-"""
+"""Checkpoints in a bucket, of a server in this process (`bucket_server.py`)."""
 
 import dataclasses
 import os
-import socket
-import threading
-from http.server import ThreadingHTTPServer
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bucket_server import serve
 
 from jaxevo.run import storage
 from jaxevo.run.checkpoint import Checkpoints
@@ -27,37 +21,14 @@ from jaxevo.types import TrainState
 BUCKET = "jaxevo-test"
 
 
-class Busy(ThreadingHTTPServer):
-    """A server that can be asked for many things at a time, as Orbax does, and does one by one."""
-
-    daemon_threads, request_queue_size = True, 1024
-
-
 @pytest.fixture(scope="module")
 def bucket():
-    from gcp_storage_emulator import server
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    server.server.HTTPServer = Busy
-    handle, one = server.Router.handle, threading.Lock()
-
-    def one_by_one(router, method):  # its objects are written in two steps
-        with one:
-            handle(router, method)
-
-    server.Router.handle = one_by_one
-    running = server.create_server("localhost", port, in_memory=True, default_bucket=BUCKET)
-    running.start()
-    address = f"http://localhost:{port}"
-    with pytest.MonkeyPatch.context() as patch:
+    with serve(BUCKET) as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", address)
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", address)
         patch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "any")
         patch.setenv("GOOGLE_CLOUD_PROJECT", "any")
         yield f"gs://{BUCKET}"
-    running.stop()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +59,7 @@ def there(folder):
     return sorted(path.name for path in storage.place_of(folder).iterdir())
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_the_newest_are_kept_and_read_back(bucket):
     folder = f"{bucket}/kept"
     save(folder, 1, 2, 3, keep=2)
@@ -97,7 +68,7 @@ def test_the_newest_are_kept_and_read_back(bucket):
     assert_holds(folder, 3, writes=False)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_changed_object_and_a_save_that_was_cut_off_are_passed_over(bucket):
     folder, lines = f"{bucket}/damaged", []
     save(folder, 1, 2, 3, keep=3)
@@ -115,7 +86,7 @@ def test_a_changed_object_and_a_save_that_was_cut_off_are_passed_over(bucket):
     assert there(folder) == ["1", "not-whole-2-1", "not-whole-3-1"]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_bucket(bucket, tmp_path, capsys):
     options = "train grpo --model toy --task add1 --prompts 4 --samples 4 --max-new-tokens 6 "
     options += "--eval-problems 0 --checkpoint-every 1"
