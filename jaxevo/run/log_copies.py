@@ -57,6 +57,9 @@ class LogCopies:
           the names of the files that lacked something.
         """
         brought = []
+        for place in listed(self._place):
+            if place.name not in offsets:
+                self._cut(place.name, 0)
         for name, end in offsets.items():
             path = self._folder / name
             have = path.stat().st_size if path.exists() else 0
