@@ -86,7 +86,7 @@ def test_a_changed_object_and_a_save_that_was_cut_off_are_passed_over(bucket):
     assert there(folder) == ["1", "not-whole-2-1", "not-whole-3-1"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_goes_on_from_a_bucket(bucket, tmp_path, capsys):
     options = "train grpo --model toy --task add1 --prompts 4 --samples 4 --max-new-tokens 6 "
     options += "--eval-problems 0 --checkpoint-every 1"
