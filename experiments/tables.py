@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from jaxevo.provenance import ROOT
 from jaxevo.run.commands import recipe_table, verifier_table
@@ -21,10 +22,20 @@ EVALUATIONS = ROOT / "experiments" / "eval"
 RESULTS = ROOT / "experiments" / "bench" / "results"
 
 
+def _table(head: str, lines: Iterable[str]) -> str:
+    """A head line, the rule that it needs, and lines."""
+    return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *lines])
+
+
+def _tests(path: Path) -> Mapping[str, Any]:
+    """What a recorded test run found, by test."""
+    return json.loads(path.read_text())["tests"]
+
+
 def families() -> str:
     """Logits of every family against transformers, from `families.json`."""
     by_variant: dict[str, dict[str, float]] = {}
-    for test, found in json.loads((PARITY / "families.json").read_text())["tests"].items():
+    for test, found in _tests(PARITY / "families.json").items():
         if (figures := found.get("figures")) and (variant := re.search(r"\[(.*)\]$", test)):
             largest = by_variant.setdefault(variant.group(1), {})
             for name, value in figures.items():
@@ -33,13 +44,12 @@ def families() -> str:
         f"| {variant} | {found['largest_difference']:.0e} | {found['median_error']:.1%} |"
         for variant, found in by_variant.items()
     ]
-    head = "| family | float32, largest difference | bfloat16, median error |\n|---|---|---|"
-    return "\n".join([head, *lines])
+    return _table("| family | float32, largest difference | bfloat16, median error |", lines)
 
 
 def losses() -> str:
     """Losses and their gradients against TRL's own code, from `losses.json`."""
-    tests = json.loads((PARITY / "losses.json").read_text())["tests"].values()
+    tests = _tests(PARITY / "losses.json").values()
     compared = [found["figures"] for found in tests if "figures" in found]
     (versions,) = {figures["versions"] for figures in compared}
     lines = [
@@ -48,7 +58,7 @@ def losses() -> str:
         for found in compared
     ]
     head = f"| loss | TRL {versions.split()[0]} | value, difference | gradient, largest |"
-    return "\n".join([head, "|---|---|---|---|", *lines])
+    return _table(head, lines)
 
 
 def baselines() -> str:
@@ -65,13 +75,13 @@ def baselines() -> str:
                     f"| `{scorer}` | {mean:.2f} [{low:.2f}, {high:.2f}] |"
                 )
     head = "| task | problems | tokens at most | cut off | scorer | mean score, 95 % |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+    return _table(head, lines)
 
 
 def kills() -> str:
     """Runs that were killed at random moments, from the soak."""
     lines = []
-    for test, found in json.loads((RESULTS / "soak_survival.json").read_text())["tests"].items():
+    for test, found in _tests(RESULTS / "soak_survival.json").items():
         if "test_kills.py" in test and (figures := found.get("figures")):
             recipe = test.split("[")[1].rstrip("]")
             same = "yes" if found["outcome"] == "passed" else "no"
@@ -80,20 +90,20 @@ def kills() -> str:
                 f"| {figures['kills during a save']} | {figures['arrays compared']} | {same} |"
             )
     head = "| recipe | rounds | `kill -9` | of them in a save | arrays compared | all bits equal |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+    return _table(head, lines)
 
 
 def faults() -> str:
     """Faults that were tried and what came of them, from the soak; tests' names are sentences."""
     outcomes: dict[str, list[str]] = {}
-    for test, found in json.loads((RESULTS / "soak_faults.json").read_text())["tests"].items():
+    for test, found in _tests(RESULTS / "soak_faults.json").items():
         sentence = test.split("::test_")[1].split("[")[0].replace("_", " ")
         outcomes.setdefault(sentence, []).append(found["outcome"])
     lines = [
         f"| {sentence} | {len(found)} | {sum(outcome == 'passed' for outcome in found)} |"
         for sentence, found in outcomes.items()
     ]
-    return "\n".join(["| tried | cases | passed |", "|---|---|---|", *lines])
+    return _table("| tried | cases | passed |", lines)
 
 
 def kernels() -> str:

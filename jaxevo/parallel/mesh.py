@@ -71,7 +71,7 @@ class Placement:
     @property
     def row_devices(self) -> int:
         """Devices that the rows of a batch are spread over."""
-        return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
+        return _row_devices(self.mesh)
 
     def shardings(self, tree: Any, *, sampling: bool = False) -> Any:
         """The sharding of each array of parameters, or of what an optimizer keeps of them.
@@ -153,6 +153,10 @@ class Placement:
         return contextlib.nullcontext() if self.mesh.size == 1 else jax.set_mesh(self.mesh)
 
 
+def _row_devices(mesh: Any) -> int:
+    return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
 def _spec(mesh: Mesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
     """Of each axis the mesh axis of its rule, where that divides it and is not taken yet."""
     taken: list[str | None] = []
@@ -176,7 +180,7 @@ def traced_mesh() -> Any:
 
 def row_axes(mesh: Any, rows: int) -> tuple[str, ...] | None:
     """The mesh axes that so many rows are spread over; None where they do not divide them."""
-    return None if rows % (mesh.shape[DATA] * mesh.shape[FSDP]) else ROWS
+    return None if rows % _row_devices(mesh) else ROWS
 
 
 def vocab_axis(mesh: Any, vocabulary: int) -> str | None:
@@ -188,7 +192,7 @@ def vocab_axis(mesh: Any, vocabulary: int) -> str | None:
 def row_devices() -> int:
     """How many devices rows are spread over in a program that is traced now."""
     mesh = traced_mesh()
-    return 1 if mesh is None else mesh.shape[DATA] * mesh.shape[FSDP]
+    return 1 if mesh is None else _row_devices(mesh)
 
 
 def by_rows(tree: Any, *, then: str | None = None) -> Any:

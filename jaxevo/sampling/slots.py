@@ -107,11 +107,11 @@ def start(
     cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
     logits_PV = _logits(config, params, hidden_PD)
     chosen = functools.partial(_chosen, lanes=lanes)
-    logits_NV = chosen(logits_PV, jnp.repeat(prompt_Q, N // Q))
+    logits_NV = chosen(jnp.repeat(prompt_Q, N // Q), logits_PV)
     rows, tokens = draw(logits_NV, rows, ends, truncates=truncates, greedy=greedy)
-    of_blocks = jax.tree.map(lambda x: chosen(x, prompt_Q), cache)
+    of_blocks = jax.tree.map(functools.partial(chosen, prompt_Q), cache)
     own = decoder.init_cache(config, N, ring, params["embed"].dtype)
-    length_Q = chosen(length_P, prompt_Q)
+    length_Q = chosen(prompt_Q, length_P)
     return _spread(Slots(rows, of_blocks, length_Q, own, jnp.int32(0))), tokens
 
 
@@ -245,12 +245,7 @@ def arrange(
       ring: R of the result, at least that of the first part, which the others share.
     """
     old, first = parts[0].ring, parts[0].place
-
-    def chosen(take: Array, *xs: Array) -> Array:
-        if lanes == 1:
-            return jnp.concatenate(xs)[take]
-        side_by_side = jnp.concatenate([_by_lane(x, lanes) for x in xs], axis=1)
-        return _chosen(side_by_side.reshape(-1, *side_by_side.shape[2:]), take, lanes=lanes)
+    chosen = functools.partial(_chosen, lanes=lanes)
 
     def unrolled(x: Array) -> Array:
         """Oldest first, and room behind."""
@@ -274,14 +269,13 @@ def arrange(
     )
 
 
-def _chosen(x: Array, take: Array, *, lanes: int) -> jax.Array:
-    """x[take] lane by lane, so that no device needs what another has."""
+def _chosen(take: Array, *xs: Array, lanes: int) -> jax.Array:
+    """concatenate(xs)[take] lane by lane, so that no device needs what another has."""
     if lanes == 1:
-        return x[take]
-    chosen = jax.vmap(lambda own, own_take: own[own_take])(
-        _by_lane(x, lanes), _by_lane(take, lanes)
-    )
-    return chosen.reshape(-1, *x.shape[1:])
+        return jnp.concatenate(xs)[take]
+    together = jnp.concatenate([_by_lane(x, lanes) for x in xs], axis=1)
+    chosen = jax.vmap(lambda own, own_take: own[own_take])(together, _by_lane(take, lanes))
+    return chosen.reshape(-1, *chosen.shape[2:])
 
 
 def _by_lane(x: Array, lanes: int) -> jax.Array:

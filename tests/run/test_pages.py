@@ -57,7 +57,7 @@ def test_temporaries_touch_few_pages(tmp_path: Path) -> None:
     many, without, *_ = ran("", tmp_path)
     assert (setting, without) == (SETTING, "None")
     assert arguments == ["--an", "argument"]
-    assert int(many) > 20_000
+    assert int(many) > 25_000
     assert int(few) < int(many) / 20
 
 
