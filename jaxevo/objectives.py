@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 from jaxevo.advantages import no_advantage, zero_advantage
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.kl import Estimator
-from jaxevo.losses.terms import entropy_bonus, imitation, reference_kl
+from jaxevo.losses.terms import (
+    distillation,
+    entropy_bonus,
+    imitation,
+    reference_kl,
+    sampled_distillation,
+)
 from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Source, Term, View, bind
+
+Divergence: TypeAlias = Literal["reverse", "forward", "js", "sampled"]
+Reads: TypeAlias = tuple[str, ...]
 
 
 def policy_objective(
@@ -95,7 +107,25 @@ def imitation_objective(
     )
 
 
-def parameter_sets(*objectives: Objective) -> tuple[ParamSet, ...]:
-    """The sets that objectives train and that their views read, in order."""
-    names = [name for o in objectives for name in (o.trains, *(v.params for v in o.views))]
-    return tuple(ParamSet(name) for name in dict.fromkeys(names))
+def divergence(
+    kind: Divergence, *, alpha: float = 0.5, top_k: int | None = None, tail: bool = True
+) -> tuple[Bound, Reads]:
+    """The `Term.fn` of a divergence to a teacher, and what it reads of both.
+
+    Args:
+      kind: of `distillation`, whose options the others are, or `sampled_distillation`.
+      alpha, top_k, tail: not read by sampled; alpha by js alone.
+    """
+    if kind == "sampled":
+        return bind(sampled_distillation), ("logp",)
+    return bind(distillation, kind=kind, alpha=alpha, top_k=top_k, tail=tail), ("hidden",)
+
+
+def parameter_sets(*objectives: Objective, given: Sequence[ParamSet] = ()) -> tuple[ParamSet, ...]:
+    """The sets that objectives train and that their views read, in order.
+
+    Those of them that are in `given` are taken from there: sets that follow others, say.
+    """
+    own = {param.name: param for param in given}
+    names = dict.fromkeys(name for objective in objectives for name in objective.sets)
+    return tuple(own.get(name, ParamSet(name)) for name in names)

@@ -23,7 +23,7 @@ from jaxevo.collect.lab import Learner
 from jaxevo.collect.pack import fitting, minibatches, stack, used
 from jaxevo.collect.table import Table, prepare
 from jaxevo.losses.reduce import ratio
-from jaxevo.losses.total import loss_parts
+from jaxevo.losses.total import loss_parts, row_sums
 from jaxevo.state import advance_counters, follow
 from jaxevo.types import OWN, Array, Batch, Bound, Objective, Params, Recipe, Row, TrainState
 
@@ -114,8 +114,7 @@ def learn(
             params={**others, objective.trains: params},
             optimizer={**state.optimizer, objective.name: optimizer},
         )
-        told = {"trained": [rows[n] for n in chosen], "idle": [n in table.idle for n in chosen]}
-        reports.append({**report, **told, "slots": slots})
+        reports.append({**report, **table.told(chosen), "slots": slots})
     return state, reports
 
 
@@ -148,14 +147,19 @@ def update(
       stream, [K, N, A] arrays per action.
     """
 
+    score, fixed = over(base, forward), jax.lax.stop_gradient(params)
+    sums: Mapping[str, Array] = {}
+    if objective.sums is not None:
+        sums = total_over(lambda micro: row_sums(fixed, others, micro, objective, score), batch)
+
     def parts(params: Params, micro: Batch) -> tuple[dict[str, tuple[Array, Array]], dict]:
-        return loss_parts(params, others, micro, objective, over(base, forward))
+        micro = dataclasses.replace(micro, sums=sums)
+        return loss_parts(params, others, micro, objective, score)
 
     def denominators(micro: Batch) -> dict[str, Array]:
-        pairs, _ = parts(jax.lax.stop_gradient(params), micro)
-        return {name: den for name, (_, den) in pairs.items()}
+        return {name: den for name, (_, den) in parts(fixed, micro)[0].items()}
 
-    total = jax.tree.map(lambda x_K: x_K.sum(0), jax.lax.map(denominators, batch))
+    total = total_over(denominators, batch)
 
     def loss_of(params: Params, micro: Batch) -> tuple[Array, tuple[dict, dict]]:
         pairs, signals = parts(params, micro)
@@ -183,6 +187,13 @@ def update(
     report = {"loss": loss, "grad_norm": norm, "finite": finite, "signals": signals}
     report |= {f"loss/{name}": x_K.sum() for name, x_K in losses_K.items()}
     return params, optimizer, report
+
+
+def total_over(fn: Callable[[Batch], Mapping[str, Array]], batch: Batch) -> Mapping[str, Array]:
+    """Sums over micro-batches. Of a single one, whatever the update computes too is done once."""
+    if len(jax.tree.leaves(batch)[0]) == 1:
+        return fn(jax.tree.map(lambda x_K: x_K[0], batch))
+    return jax.tree.map(lambda x_K: x_K.sum(0), jax.lax.map(fn, batch))
 
 
 def summed_over(fn: Any, batch: Batch, *, like: Params) -> tuple[Params, Any]:

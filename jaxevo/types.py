@@ -23,7 +23,8 @@ Promises:
   * Text is one stream of actions; a row may carry others (`Row.actions`), each with its own second
     axis. A term names its stream; the policy alone knows what kind of log-prob an action has.
   * Advantages see the whole batch; credit runs after the frozen forward passes; nothing below them
-    computes a statistic over rows, so micro-batches and devices cannot change a result.
+    computes a statistic over rows, so micro-batches and devices cannot change a result. What credit
+    must know of all rows of an update is a sum over them (`Objective.sums`).
   * A term returns per-token values and the mask it speaks on; `reduce` turns them into one
     (numerator, denominator) pair, summed over devices and micro-batches and divided once.
   * Parameter sets are named and never alias; several may be trained, each by its own objective,
@@ -193,6 +194,11 @@ class Row:
         return _ids(self.answer)
 
     @property
+    def accuracy(self) -> float:
+        """The first reward part: what the task's first verifier said, without bonus or penalty."""
+        return float(next(iter(self.rewards.values()), 0.0))
+
+    @property
     def sampled_tokens(self) -> int:
         return sum(len(s.ids) for s in self.segments if s.source == "policy")
 
@@ -237,13 +243,23 @@ class Samples:
 
 @register
 @dataclasses.dataclass(frozen=True)
+class Blended:
+    """What a second parameter set adds to a stream's logits: hidden states, head, and its share."""
+
+    hidden_NAD: Array
+    head_DV: Array
+    share: float = dataclasses.field(metadata={"static": True})
+
+
+@register
+@dataclasses.dataclass(frozen=True)
 class Stream:
     """What one forward pass says about one stream of actions. Fields not read are None.
 
     logp_NA: log-prob of each action at the sampling temperature, float32. mask_NA: bool.
     entropy_NA: nats. hidden_NAD and head_DV: final hidden states and the unembedding that reads
     them, for losses over the whole vocabulary; logit_cap: c of a head whose logits are
-    c · tanh(logits / c). values_NA: a value head's output.
+    c · tanh(logits / c). values_NA: a value head's output. blend: see `View.blend`.
     """
 
     logp_NA: Array | None
@@ -252,6 +268,7 @@ class Stream:
     hidden_NAD: Array | None = None
     head_DV: Array | None = None
     values_NA: Array | None = None
+    blend: Blended | None = None
     logit_cap: float | None = dataclasses.field(default=None, metadata={"static": True})
 
 
@@ -307,6 +324,7 @@ class Batch:
     Packed ("own" is the row as sampled); empty on the whole batch, filled per micro-batch.
     old: stream name -> [N, A] log-probs at the start of the phase, None when every update is the
     first one. advantage_N: filled after `objective.advantage`, [N, A] where that is by token.
+    sums: filled from `objective.sums`, scalars over all rows of an update.
     """
 
     answers: Mapping[str, Answers]
@@ -325,6 +343,7 @@ class Batch:
     old: Mapping[str, Array] | None = None
     advantage_N: Array | None = None
     by_token: Mapping[str, Array] = dataclasses.field(default_factory=dict)
+    sums: Mapping[str, Array] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------- recipes
@@ -336,12 +355,34 @@ class View:
     row keeps its own prompt. A row whose context is None is not scored: `batch.present[name]` is
     False there.
     params: a parameter set's name. read: what to compute, of `logp`, `entropy`, `hidden`, `values`.
+    blend: a second set and its share in (0, 1): logits are (1 − share) times those of `params` plus
+    share times those of the second. Nothing but `hidden` can be read of such a view.
     """
 
     name: str
     params: str = "policy"
     context: Bound | None = None
     read: tuple[str, ...] = ("logp",)
+    blend: tuple[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.blend is None:
+            return
+        if not 0.0 < self.blend[1] < 1.0:
+            raise ValueError(
+                f"view {self.name} blends a share of {self.blend[1]}, but it must lie in (0, 1). "
+                "Without blend= all of it is one set."
+            )
+        if self.read != ("hidden",):
+            raise ValueError(
+                f"view {self.name} blends two sets and reads {', '.join(self.read)}, but blended "
+                'logits exist inside of a divergence alone. Use read=("hidden",).'
+            )
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The parameter sets that it is scored with."""
+        return (self.params,) if self.blend is None else (self.params, self.blend[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +422,10 @@ class Objective:
     whether the optimizer starts anew before the round's first update. idle: `(batch) -> [N] bool`,
     rows for which every term is 0 with gradient 0 whatever the policy says of them: they count in
     denominators, but no forward pass is made for them. weighs_stale: whether rows of older weights
-    than those that start the round are weighed right, so that a round may be sampled ahead.
+    than those that start the round are weighed right, so that a round may be sampled ahead. sums:
+    `(batch, now, frozen) -> {name: scalar}`, what credit must know of all rows of an update: added
+    up over micro-batches and devices before the first gradient, and then in `batch.sums`; it costs
+    another forward pass of what it reads where there are several micro-batches.
     """
 
     name: str
@@ -400,11 +444,18 @@ class Objective:
     reset: Bound | None = None
     idle: Bound | None = None
     weighs_stale: bool = False
+    sums: Bound | None = None
 
     @property
     def updates(self) -> int:
         """Optimizer updates per round."""
         return self.epochs * self.minibatch.count
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The parameter sets that it trains and that its views read, each once."""
+        read = (name for view in self.views for name in view.sets)
+        return tuple(dict.fromkeys((self.trains, *read)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -485,7 +536,7 @@ class Recipe:
         if len(set(names)) != len(names):
             raise ValueError(f"recipe {self.name}: parameter sets must differ, got {names}.")
         for objective in self.objectives:
-            for wanted in (objective.trains, *(v.params for v in objective.views)):
+            for wanted in objective.sets:
                 if wanted not in names:
                     raise ValueError(
                         f"recipe {self.name}: objective {objective.name} needs parameter set "

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main, pairs
+from experiments.study import Study, main, pairs
 from jaxevo.collect.acting import act, judged
 from jaxevo.envs.scene import quadrant, scene_reward
 from jaxevo.models import hub

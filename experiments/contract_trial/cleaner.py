@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main, pairs
-from experiments.contract_trial.warm_start import warm_start
+from experiments.study import Study, main, pairs
+from experiments.warm_start import warm_start
 from jaxevo.collect.edits import call_text, split_turn
 from jaxevo.collect.tool_loop import Rollback, ToolLoop
 from jaxevo.envs.calculator import Calculator

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.contract_trial.cleaner import STUDY as FIRST
-from experiments.contract_trial.study import main, pairs, repeated
+from experiments.study import main, pairs, repeated
 
 
 def gains(runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:

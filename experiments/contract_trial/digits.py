@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.warm_start import warm_start
+from experiments.warm_start import warm_start
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.readings import probe_row
 from jaxevo.collect.tree_search import prefix_values

@@ -35,7 +35,7 @@ from experiments.contract_trial.digits import (
     value_fit,
     value_start,
 )
-from experiments.contract_trial.study import Study, main
+from experiments.study import Study, main
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.tree_search import Search, ends, grow_trees, prefix_values
 from jaxevo.models import hub

@@ -41,7 +41,7 @@ from experiments.contract_trial.rest_mcts import (
     policy_accuracy,
     searched_prefixes,
 )
-from experiments.contract_trial.study import Study, bounded, main, pairs
+from experiments.study import Study, bounded, main, pairs
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.tree_search import Search
 from jaxevo.models import hub

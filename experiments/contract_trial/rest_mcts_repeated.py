@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.contract_trial.rest_mcts import RECIPE, RUN, compared, run_seed
 from experiments.contract_trial.rest_mcts import STUDY as FIRST
-from experiments.contract_trial.study import main, pairs, repeated
+from experiments.study import main, pairs, repeated
 from jaxevo.recipes.rest_mcts import rest_mcts
 
 MORE = {"prompts": 512}

@@ -19,7 +19,7 @@ from typing import Any
 from experiments.contract_trial.rest_mcts import RECIPE, RUN, VALUE_WARM, run_seed
 from experiments.contract_trial.rest_mcts_repeated import CUT, MORE, differences
 from experiments.contract_trial.rest_mcts_repeated import STUDY as SECOND
-from experiments.contract_trial.study import main, pairs, repeated
+from experiments.study import main, pairs, repeated
 from jaxevo.recipes.rest_mcts import rest_mcts
 
 TAUGHT: dict[str, Any] = {**VALUE_WARM, "updates": 4000, "enough": 0.85}

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main
-from experiments.contract_trial.warm_start import forced_rows, warm_start
+from experiments.study import Study, main
+from experiments.warm_start import forced_rows, warm_start
 from jaxevo.advantages import zero_advantage
 from jaxevo.collect.readings import answer_logp
 from jaxevo.envs.exploit import expected_value, exploitability, information_sets

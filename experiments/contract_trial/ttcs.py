@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.contract_trial.study import Study, main, pairs
-from experiments.contract_trial.warm_start import warm_start
+from experiments.study import Study, main, pairs
+from experiments.warm_start import warm_start
 from jaxevo.models import hub
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.rewards import bell

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.contract_trial.study import main, pairs, repeated
 from experiments.contract_trial.ttcs import STUDY as FIRST
 from experiments.contract_trial.ttcs import draw_writers, run_arm, start
+from experiments.study import main, pairs, repeated
 
 ARMS = ("penalty", "no penalty")
 

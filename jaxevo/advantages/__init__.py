@@ -2,7 +2,8 @@
 
 `best_of_group`, `group_relative`, `leave_one_out`, `role_baselines`, `zero_variance_share` and, by
 token, `at_last`, `generalised_advantage`, `token_return`, `whiten` are pure functions on arrays;
-those whose names end with `advantage`, and `return_target`, are what an `Objective` takes.
+those whose names end with `advantage`, and `return_target`, are what an `Objective` takes; so are
+`no_advantage` and `untaught`, as `idle`.
 """
 
 from jaxevo.advantages.group import (
@@ -21,6 +22,7 @@ from jaxevo.advantages.objective import (
     number_advantage,
     return_target,
     temporal_advantage,
+    untaught,
     whitened_return_advantage,
     zero_advantage,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "role_baselines",
     "temporal_advantage",
     "token_return",
+    "untaught",
     "whiten",
     "whitened_return_advantage",
     "zero_advantage",

@@ -41,6 +41,11 @@ def no_advantage(batch: Batch) -> np.ndarray:
     return zero.reshape(len(zero), -1).all(1)
 
 
+def untaught(batch: Batch, *, view: str = "teacher") -> np.ndarray:
+    """Rows of advantage 0 that a view has no context for either [N]."""
+    return no_advantage(batch) & ~np.asarray(batch.present[view], bool)
+
+
 def leave_one_out_advantage(batch: Batch) -> jax.Array:
     """`leave_one_out` of the summed rewards."""
     return leave_one_out(batch.reward_N, batch.group_N, real_N=batch.real_N)

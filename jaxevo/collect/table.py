@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,13 +17,27 @@ from jaxevo.types import OWN, Answers, Batch, Objective, Row, Source, View
 class Table:
     """The whole global batch on the host: arrays, and the prompt ids of every view by row.
 
-    idle: rows that need no forward pass (`Objective.idle`).
+    cut: by view that has contexts, [N] bool, rows whose privileged text was shortened to fit. idle:
+    rows that need no forward pass (`Objective.idle`).
     """
 
     batch: Batch
     prompts: Mapping[str, Sequence[np.ndarray | None]]
     rows: Sequence[Row]
+    cut: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     idle: frozenset[int] = frozenset()
+
+    def told(self, chosen: Sequence[int]) -> dict[str, Any]:
+        """What a report says of the rows of an update."""
+        present = self.batch.present
+        return {
+            "trained": [self.rows[n] for n in chosen],
+            "idle": [n in self.idle for n in chosen],
+            "contexts": {
+                name: {"present": present[name][chosen], "cut": cut_N[chosen]}
+                for name, cut_N in self.cut.items()
+            },
+        }
 
 
 def prepare(
@@ -75,7 +90,14 @@ def tabulate(
                 f"row {row.uid} ({row.task.uid}) has an empty prompt; it needs a token."
             )
     prompts: dict[str, Sequence[np.ndarray | None]] = {OWN: [row.prompt_ids for row in rows]}
-    prompts |= {view.name: _contexts(rows, view, tokenizer) for view in views if view.context}
+    contexts = {view.name: _contexts(rows, view, tokenizer) for view in views if view.context}
+    prompts |= {
+        name: [None if c is None else np.asarray(c.ids, np.int32) for c in found]
+        for name, found in contexts.items()
+    }
+    cut = {
+        name: np.array([c is not None and c.cut for c in found]) for name, found in contexts.items()
+    }
     present = {name: np.array([p is not None for p in ids]) for name, ids in prompts.items()}
     present |= {view.name: np.ones(len(rows), bool) for view in views if view.context is None}
     roles = sorted({row.role for row in rows})
@@ -108,14 +130,14 @@ def tabulate(
         temperature=np.asarray(temperatures.pop(), np.float32),
         present=present,
     )
-    return Table(batch, prompts, rows)
+    return Table(batch, prompts, rows, cut)
 
 
-def _contexts(rows: Sequence[Row], view: View, tokenizer: object) -> list[np.ndarray | None]:
+def _contexts(rows: Sequence[Row], view: View, tokenizer: object) -> list[Any]:
+    """An object with `ids` and `cut`, or None, for each row."""
     groups = by_group(rows)
     assert view.context is not None
-    found = (view.context(row, groups[row.group], tokenizer) for row in rows)
-    return [None if c is None else np.asarray(c.ids, np.int32) for c in found]
+    return [view.context(row, groups[row.group], tokenizer) for row in rows]
 
 
 def by_group(rows: Iterable[Row]) -> dict[int, list[Row]]:

@@ -40,10 +40,12 @@ from jaxevo.losses.reduce import (
     sum_norm,
     token_mean,
 )
+from jaxevo.losses.routing import certainty_weight
 from jaxevo.losses.value import clipped_error
 
 __all__ = [
     "categorical_kl",
+    "certainty_weight",
     "clipped_error",
     "clipped_surrogate",
     "constant_norm",

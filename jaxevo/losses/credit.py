@@ -101,6 +101,46 @@ def broadcast(
     return credit
 
 
+def distilled(
+    batch: Batch,
+    now: Mapping[str, Stream],
+    frozen: Mapping[str, Mapping[str, Stream]],
+    *,
+    ratio_cap: float = 2.0,
+    correction: Correction = "none",
+    cap: float = 2.0,
+    truncation: Truncation = "correct",
+) -> dict[str, dict[str, jax.Array]]:
+    """`broadcast`'s credit, and what a divergence at each token is multiplied by.
+
+    distill_weight = min(exp(clip(ℓ − ℓ_old, ±20)), ratio_cap) · weight, without gradient: how much
+    likelier the policy is to come to the token now than it was when the phase started, and the
+    weight for who sampled it. Of the round's first update, the ratio is 1.
+
+    Args:
+      batch, now, frozen, correction, cap, truncation: as in `broadcast`.
+      ratio_cap: the largest ratio, above 0.
+
+    Raises:
+      ValueError: as `broadcast`, or when the current log-probs were not computed.
+
+    References:
+      arXiv 2601.20802 (SDPO) and its official code.
+    """
+    credit = broadcast(batch, now, frozen, correction=correction, cap=cap, truncation=truncation)
+    text, mask_NA = credit["text"], jnp.asarray(now["text"].mask_NA, bool)
+    needs = "the ratio of a distillation needs the"
+    weight_NA = importance_weight(
+        _said(now, "text", f"{needs} current"),
+        _said(frozen["old"], "text", f"{needs} old"),
+        mask_NA,
+        cap=ratio_cap,
+    )
+    if "weight" in text:
+        weight_NA = weight_NA * text["weight"]
+    return {**credit, "text": {**text, "distill_weight": weight_NA}}
+
+
 def _said(streams: Mapping[str, Stream], name: str, needs: str) -> Array:
     logp_NA = streams[name].logp_NA
     if logp_NA is None:

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.kernels import Blend
 from jaxevo.losses.divergence import Kind
-from jaxevo.losses.kl import Estimator, kl_penalty
+from jaxevo.losses.kl import Estimator, kl_penalty, sampled_reverse_kl
 from jaxevo.losses.policy import RatioLevel, clipped_surrogate
 from jaxevo.losses.preference import sequence_logp
 from jaxevo.losses.reduce import masked
@@ -252,15 +253,23 @@ def distillation(
     """Divergence over the whole vocabulary between the policy and a frozen view of itself.
 
     Options as in `categorical_kl`, at the sampling temperature; rows without the view's context
-    are outside the mask. credit["distill_weight"], if there, multiplies the divergence.
+    are outside the mask. credit["distill_weight"], if there, multiplies the divergence. A view that
+    blends two sets is a teacher of mixed logits.
     """
     student, teacher = now[stream], frozen[view][stream]
     mask_NA = student.mask_NA & batch.present[view][:, None]
+    second = teacher.blend
     kl_M = token_kl(
-        _flat_hidden(student, mask_NA, stream),
-        _flat_hidden(teacher, mask_NA, stream),
+        _flat_hidden(student.hidden_NAD, mask_NA, stream),
+        _flat_hidden(teacher.hidden_NAD, mask_NA, stream),
         jnp.asarray(_read(student.head_DV, "hidden", stream)),
         jnp.asarray(_read(teacher.head_DV, "hidden", stream)),
+        blend=second
+        and Blend(
+            _flat_hidden(second.hidden_NAD, mask_NA, stream),
+            jnp.asarray(second.head_DV),
+            second.share,
+        ),
         kind=kind,
         alpha=alpha,
         top_k=top_k,
@@ -268,15 +277,55 @@ def distillation(
         temperature=batch.temperature,
         soft_cap=student.logit_cap,
     )
-    kl_NA = masked(kl_M.reshape(mask_NA.shape), mask_NA)
-    if "distill_weight" in credit:
-        kl_NA = kl_NA * masked(credit["distill_weight"], mask_NA)
-    return kl_NA, mask_NA
+    return _weighed(masked(kl_M.reshape(mask_NA.shape), mask_NA), credit, mask_NA), mask_NA
 
 
-def _flat_hidden(said: Stream, mask_NA: Array, stream: str) -> jax.Array:
+def sampled_distillation(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    view: str = "teacher",
+    stream: str = "text",
+) -> Valued:
+    """`sampled_reverse_kl` to a frozen view, on the rows that have it; weighed as `distillation`.
+
+    Its values are no divergence; only their gradient means something.
+    """
+    mask_NA = now[stream].mask_NA & batch.present[view][:, None]
+    loss_NA = sampled_reverse_kl(
+        _read(now[stream].logp_NA, "logp", stream),
+        _read(frozen[view][stream].logp_NA, "logp", stream),
+        mask_NA=mask_NA,
+    )
+    return _weighed(loss_NA, credit, mask_NA), mask_NA
+
+
+def over_all_tokens(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    term: Bound,
+    stream: str = "text",
+) -> Valued:
+    """Another term, 0 outside of its mask, where every token counts in the denominator."""
+    value_NA, _ = term(now, frozen, credit, batch, stream=stream)
+    return value_NA, now[stream].mask_NA
+
+
+def _weighed(loss_NA: jax.Array, credit: Credit, mask_NA: Array) -> jax.Array:
+    """Times credit["distill_weight"], if that is there."""
+    if "distill_weight" not in credit:
+        return loss_NA
+    return loss_NA * masked(credit["distill_weight"], mask_NA)
+
+
+def _flat_hidden(hidden_NAD: Array | None, mask_NA: Array, stream: str) -> jax.Array:
     """Hidden states as [M, D], 0 where the mask is not set; their own dtype is kept."""
-    hidden_NAD = _read(said.hidden_NAD, "hidden", stream)
+    hidden_NAD = _read(hidden_NAD, "hidden", stream)
     hidden_NAD = jnp.where(mask_NA[..., None], hidden_NAD, jnp.zeros((), hidden_NAD.dtype))
     return hidden_NAD.reshape(-1, hidden_NAD.shape[-1])
 

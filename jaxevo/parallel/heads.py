@@ -50,29 +50,34 @@ def token_kl(
     student_unembed_DV: jax.Array,
     teacher_unembed_EV: jax.Array,
     *,
+    blend: kernels.Blend | None = None,
     temperature: Array = 1.0,  # type: ignore[assignment]
     **how: Any,
 ) -> jax.Array:
-    """`jaxevo.kernels.token_kl`, whose options these are, but `vocab_axis` and `blend`.
+    """`jaxevo.kernels.token_kl`, whose options these are, but `vocab_axis`.
 
     With `top_k` the vocabulary stays whole on each device.
     """
     arrays = (student_hidden_MD, teacher_hidden_ME, student_unembed_DV, teacher_unembed_EV)
     mesh = traced_mesh()
     if mesh is None:
-        return kernels.token_kl(*arrays, temperature=temperature, **how)
+        return kernels.token_kl(*arrays, blend=blend, temperature=temperature, **how)
     rows = row_axes(mesh, student_hidden_MD.shape[0])
     whole = how.get("top_k") is not None
     vocab = None if whole else vocab_axis(mesh, student_unembed_DV.shape[1])
     temperature = jnp.asarray(temperature)
+    second = () if blend is None else (blend.hidden_MF, blend.unembed_FV)
 
-    def own(*parts: jax.Array) -> jax.Array:
-        *heads, warm = parts
-        return kernels.token_kl(*heads, temperature=warm, vocab_axis=vocab, **how)
+    def own(warm: jax.Array, *parts: jax.Array) -> jax.Array:
+        p, q, p_head, q_head, *more = parts
+        mixed = blend and kernels.Blend(more[0], more[1], blend.share)
+        return kernels.token_kl(
+            p, q, p_head, q_head, blend=mixed, temperature=warm, vocab_axis=vocab, **how
+        )
 
     head, warm = Spec(None, vocab), Spec(rows) if temperature.ndim else Spec()
-    specs = (Spec(rows), Spec(rows), head, head, warm)
-    return split(own, specs=specs, out=Spec(rows))(*arrays, temperature)
+    specs = (warm, Spec(rows), Spec(rows), head, head, *(Spec(rows), head)[: len(second)])
+    return split(own, specs=specs, out=Spec(rows))(temperature, *arrays, *second)
 
 
 def embedded(table_VD: jax.Array, ids: Array) -> jax.Array:

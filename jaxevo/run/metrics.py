@@ -39,8 +39,10 @@ def round_metrics(
       logp_mismatch: largest |trainer - sampler| log-prob before the first update, at equal weights.
       Of the updates: loss, loss/<term>, grad_norm (means), weights_age (rounds between the weights
       that sampled a token and this round's, mean over what was learnt), idle_share (rows that need
-      no forward pass), padding_share (slots of the packed rows that held no token); those of an
-      objective that is not called "policy" begin with its name and a slash.
+      no forward pass), padding_share (slots of the packed rows that held no token), context/<view>
+      (share of rows that the view has a context for) and context_cut/<view> (of those, the share
+      whose privileged text was shortened to fit); those of an objective that is not called "policy"
+      begin with its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -71,11 +73,21 @@ def round_metrics(
         ages = [np.full(len(s.ids), round_index - s.weights_version) for s in learnt]
         metrics[f"{prefix}weights_age"] = _mean(np.concatenate(ages or [np.zeros(0)]))
         metrics[f"{prefix}idle_share"] = _mean(np.concatenate([r["idle"] for r in report]))
+        metrics |= {prefix + name: share for name, share in _of_contexts(report).items()}
         filled, declared = np.sum([r["slots"] for r in report], axis=0)
         metrics[f"{prefix}padding_share"] = float(1.0 - filled / declared)
     fresh = [r for r in rows if all(s.weights_version in (round_index, -1) for s in r.segments)]
     if fresh or not rows:
         metrics["logp_mismatch"] = _mismatch(fresh, reports)
+    return metrics
+
+
+def _of_contexts(report: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    metrics = {}
+    for name in report[0]["contexts"]:
+        found = [r["contexts"][name] for r in report]
+        present, cut = (np.concatenate([f[what] for f in found]) for what in ("present", "cut"))
+        metrics |= {f"context/{name}": _mean(present), f"context_cut/{name}": _mean(cut[present])}
     return metrics
 
 

@@ -286,7 +286,8 @@ def round_work(run: Run) -> Iterator[Work]:
         for view in objective.views:
             layout = view.name if view.context else OWN
             flops = share * (trunk(layout) + head_flops(config, reads(layout)))
-            yield Work(f"{name}: view {view.name}", flops, updates * size)
+            sets = len(view.sets)
+            yield Work(f"{name}: view {view.name}", sets * flops, sets * updates * size)
         yield Work(f"{name}: optimizer", 0.0, objective.updates * ADAM_PASSES * size)
 
 

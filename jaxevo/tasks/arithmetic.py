@@ -51,6 +51,7 @@ SPECS = {
     "add2-shots": Spec("add", 10, 99, question=BARE_QUESTION, shots=((23, 14), (58, 31))),
     "add3": Spec("add", 2, 9, terms=3),
     "sub1": Spec("sub", 1, 9),
+    "sub2": Spec("sub", 10, 99),
     "mul1": Spec("mul", 2, 9),
 }
 
@@ -59,7 +60,7 @@ def arithmetic(name: str, *, seed: int = 0) -> TaskSource:
     """A source of arithmetic problems.
 
     Args:
-      name: `add1`, `add2`, `add2-shots`, `add3`, `sub1` (no negative results) or `mul1`.
+      name: `add1`, `add2`, `add2-shots`, `add3`, `sub1`, `sub2` (no negative results) or `mul1`.
       seed: >= 0; orders the training problems, anew in each epoch.
 
     Returns:

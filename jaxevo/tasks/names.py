@@ -36,6 +36,7 @@ PROCEDURAL: Mapping[str, tuple[Callable[..., TaskSource], str]] = {  # source, a
     "add2-shots": (arithmetic, "the same after two worked turns"),
     "add3": (arithmetic, "sums of three numbers from 2 to 9"),
     "sub1": (arithmetic, "differences of one-digit numbers"),
+    "sub2": (arithmetic, "differences of two-digit numbers"),
     "mul1": (arithmetic, "products of numbers from 2 to 9"),
     "letter-count": (puzzle, "how often a letter occurs in a word, after three worked turns"),
     "max3": (puzzle, "the largest of three two-digit numbers, after two worked turns"),

@@ -82,11 +82,12 @@ def reprompt(
     use_solution: bool = True,
     use_feedback: Literal["without_solution", "always", "never"] = "without_solution",
     success: float = 0.5,
+    failed_only: bool = False,
     max_prompt_tokens: int | None = None,
 ) -> Context | None:
     """The original prompt with a solution and/or feedback in its last user message (SDPO's x̃).
 
-    The solution is the answer of the first other row of the group with reward >= `success`, its
+    The solution is the answer of the first other row of the group with accuracy >= `success`, its
     <think>...</think> removed; a sibling whose answer is empty after that is passed over. The
     feedback is the verifier's text on the row's own attempt, which is empty when it passed.
 
@@ -96,7 +97,8 @@ def reprompt(
       tokenizer: `chat` decides between the wordings `CHAT` and `PLAIN`.
       use_solution: show a solution.
       use_feedback: show feedback when no solution is shown, always, or never.
-      success: least reward of a solution.
+      success: least accuracy (`Row.accuracy`) of a solution.
+      failed_only: None for a row that is a solution itself (SRPO, arXiv 2604.02288).
       max_prompt_tokens: a longer prompt loses the middle of its privileged texts, never of the
         question or the closing instruction. None sets no limit.
 
@@ -114,6 +116,8 @@ def reprompt(
         raise ValueError(
             f"use_feedback={use_feedback!r}; choose without_solution, always or never."
         )
+    if failed_only and row.accuracy >= success:
+        return None
     wording = CHAT if tokenizer.chat else PLAIN
     solution = _solution(row, siblings, tokenizer, success) if use_solution else ""
     wanted = use_feedback == "always" or (use_feedback == "without_solution" and not solution)
@@ -155,7 +159,7 @@ def cut_middle(text: str, keep: int, *, mark: str = "…") -> str:
 def _solution(row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, success: float) -> str:
     letters = None if tokenizer.chat else PLAIN.letters
     for other in siblings:
-        if other.uid == row.uid or other.group != row.group or other.reward < success:
+        if other.uid == row.uid or other.group != row.group or other.accuracy < success:
             continue
         text = _only(_without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
         if text:

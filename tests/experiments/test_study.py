@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def module(experiments_on_path):
-    from experiments.contract_trial import study
+    from experiments import study
 
     return study
 

@@ -14,9 +14,17 @@ from jaxevo.losses import (
     ratio,
     token_mean,
 )
-from jaxevo.losses.credit import broadcast, refuse_uncorrectable
-from jaxevo.losses.terms import distillation, entropy_bonus, policy_gradient, reference_kl
-from jaxevo.types import Answers, Batch, Stream
+from jaxevo.losses.credit import broadcast, distilled, refuse_uncorrectable
+from jaxevo.losses.terms import (
+    distillation,
+    entropy_bonus,
+    over_all_tokens,
+    policy_gradient,
+    reference_kl,
+    sampled_distillation,
+)
+from jaxevo.losses.total import blended
+from jaxevo.types import Answers, Batch, Stream, bind
 
 N, A, D, V = 4, 5, 3, 11
 MASK = np.arange(A)[None] < np.array([5, 3, 2, 0])[:, None]
@@ -152,6 +160,43 @@ def test_distillation_equals_the_divergence_of_all_logits(options):
     assert_array_equal(np.asarray(grads[0])[~here], 0)
 
 
+@pytest.mark.parametrize("top_k", [None, 4])
+def test_a_blended_view_is_a_teacher_of_mixed_logits(top_k):
+    here = MASK & np.array([1, 0, 1, 0], bool)[:, None]
+    now, frozen = streams()
+    second = RNG.normal(size=(N, A, D)).astype(np.float32), HEAD[0]
+    frozen["teacher"] = blended(frozen["teacher"], {"text": Stream(None, MASK, None, *second)}, 0.3)
+    value, _ = distillation(now, frozen, {}, a_batch(), top_k=top_k)
+    mixed = 0.7 * HIDDEN[1] @ HEAD[1] + 0.3 * second[0] @ second[1]
+    want = categorical_kl(HIDDEN[0] @ HEAD[0], mixed, temperature=0.8, kind="reverse", top_k=top_k)
+    assert_allclose(value, np.where(here, want, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_sampled_distillation_reads_log_probs_of_rows_with_a_teacher():
+    here = MASK & np.array([1, 0, 1, 0], bool)[:, None]
+    teacher = np.where(here, FULL, np.nan)
+    weight = RNG.uniform(0.5, 2, size=(N, A))
+
+    def total(logp, credit):
+        now = {"text": Stream(logp, MASK)}
+        frozen = {"teacher": {"text": Stream(teacher, MASK)}}
+        value, mask = sampled_distillation(now, frozen, credit, a_batch())
+        assert_array_equal(mask, here)
+        return value.sum()
+
+    slope = jax.grad(total)(NOW, {})
+    assert_allclose(slope, np.where(here, NOW - FULL, 0), rtol=1e-5, atol=1e-7)
+    weighed = jax.grad(total)(NOW, {"distill_weight": np.where(here, weight, np.nan)})
+    assert_allclose(weighed, np.where(here, (NOW - FULL) * weight, 0), rtol=1e-5, atol=1e-7)
+
+
+def test_over_all_tokens_counts_those_that_a_term_leaves_out():
+    now, frozen = streams()
+    value, mask = over_all_tokens(now, frozen, {}, a_batch(), term=bind(distillation))
+    assert_array_equal(mask, MASK)
+    assert_array_equal(value, distillation(now, frozen, {}, a_batch())[0])
+
+
 def test_a_row_without_a_teacher_and_a_batch_without_teachers():
     now, frozen = streams()
     batch = dataclasses.replace(a_batch(), present={"teacher": np.zeros(N, bool)})
@@ -285,6 +330,31 @@ def test_refusals_are_exactly_the_uncorrectable_cases(cut, known, correction, tr
             refuse_uncorrectable(batch, correction=correction, truncation=truncation)
     else:
         refuse_uncorrectable(batch, correction=correction, truncation=truncation)
+
+
+@pytest.mark.parametrize("correction", ["none", "token"])
+def test_distilled_weighs_by_ratio_and_sampler(correction):
+    now, frozen = streams()
+    now["text"] = dataclasses.replace(now["text"], logp_NA=np.where(MASK, NOW, np.nan))
+    credit = distilled(a_batch(), now, frozen, ratio_cap=1.1, correction=correction, cap=1.2)
+    plain = broadcast(a_batch(), now, frozen, correction=correction, cap=1.2)
+    ratio_NA = np.minimum(np.exp(NOW - OLD), 1.1)
+    want = np.where(MASK, ratio_NA, 1) * plain["text"]["weight"]
+    assert_allclose(credit["text"].pop("distill_weight"), want, rtol=1e-6)
+    jax.tree.map(assert_array_equal, credit, plain)
+
+
+def test_worked_number_of_the_ratio():
+    # log-ratio 1 is e = 2.718, cut at 2; log-ratio 0.5 is 1.648721.
+    old = np.zeros((1, 2), np.float32)
+    now = {"text": Stream(np.array([[1.0, 0.5]], np.float32), np.ones((1, 2), bool))}
+    batch = dataclasses.replace(
+        a_batch(),
+        answers={"text": Answers(None, old > -1, old, old, np.array([True]))},
+        advantage_N=np.zeros(1, np.float32),
+    )
+    credit = distilled(batch, now, {"old": {"text": Stream(old, old > -1)}})
+    assert_allclose(credit["text"]["distill_weight"], [[2.0, 1.648721]], rtol=1e-6)
 
 
 # ---------------------------------------------------------------------------- all together

@@ -22,6 +22,7 @@ from jaxevo.recipes.sapo import sapo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.sft import sft
 from jaxevo.recipes.spiral import spiral
+from jaxevo.recipes.srpo_routing import srpo_routing
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.types import Recipe
 
@@ -62,6 +63,9 @@ CASES = (
     Case("ppo-lora", lambda: ppo(learning_rate=1e-2), updates=6, run={"lora_rank": 2}, brief=True),
     Case("sdpo", lambda: sdpo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5, policy_weight=0.3,
+    )),
+    Case("srpo-routing", lambda: srpo_routing(
+        learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5,
     )),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",

@@ -4,9 +4,14 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
 import pytest
 from cases import CASES
 
+from jaxevo.collect.pack import stack
+from jaxevo.collect.table import prepare
+from jaxevo.losses import ratio
+from jaxevo.losses.total import loss_parts, row_sums
 from jaxevo.run.build import build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
@@ -90,3 +95,68 @@ def on_host(state):
     return dataclasses.replace(
         state, params=jax.device_get(state.params), optimizer=jax.device_get(state.optimizer)
     )
+
+
+@functools.partial(jax.jit, static_argnames=("objective", "forward"))
+def _graded(params, others, batch, *, objective, forward):
+    def loss(params):
+        sums = row_sums(params, others, batch, objective, forward)
+        micro = dataclasses.replace(batch, sums=sums)
+        pairs, signals = loss_parts(params, others, micro, objective, forward)
+        parts = [term.weight * ratio(*pairs[term.name]) for term in objective.terms]
+        return sum(parts), signals["text"]
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+@pytest.fixture(scope="session")
+def graded():
+    """graded(run, rows, sets, objective=None) -> loss, the policy's gradient and the text's signals
+    [N, A] of one update on these rows."""
+
+    def go(run, rows, sets, objective=None):
+        objective = objective or run.recipe.objectives[0]
+        shapes = run.learner.shapes[objective.name]
+        largest = dataclasses.replace(shapes, micro=1, ladder=shapes.ladder[-1:])
+        table = prepare(rows, objective, shapes.answer, run.bench.model.tokenizer)
+        batch = jax.tree.map(lambda x_K: x_K[0], stack(table, range(len(rows)), largest))
+        others = {name: sets[name] for name in objective.sets if name != objective.trains}
+        (value, signals), gradient = _graded(
+            sets[objective.trains], others, batch, objective=objective, forward=run.learner.forward
+        )
+        said = {name: x[: len(rows)] for name, x in jax.device_get(signals).items()}
+        return float(value), gradient, said
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def marked():
+    """marked(run, rewards, feedback={}) -> the run's first rows with these rewards, by group, and
+    feedback by index."""
+
+    def go(run, rewards, feedback=()):
+        rows = run.recipe.collect(run.bench.lab(run.state.params), run.state, run.memory)["policy"]
+        flat = [reward for group in rewards for reward in group]
+        assert len(flat) == len(rows)
+        told = dict(feedback)
+        return [
+            dataclasses.replace(row, rewards={"correct": float(r)}, feedback=told.get(n, ""))
+            for n, (row, r) in enumerate(zip(rows, flat, strict=True))
+        ]
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def moved():
+    """moved(params, seed) -> weights a little beside these."""
+
+    def go(params, seed):
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda x: x + (0.1 * np.abs(x).mean() * rng.normal(size=x.shape)).astype(x.dtype),
+            jax.device_get(params),
+        )
+
+    return go

@@ -1,8 +1,9 @@
-"""Three rounds on meshes of eight devices against one: prints, as JSON, what differs.
+"""Three rounds on a mesh of eight devices against one: prints, as JSON, what differs.
 
-Of each recipe and mesh: rounds with other tokens, the largest deviation of losses and of gradient
-norms (relative), and how far weights are apart, of the distance that they have moved. Then a
-checkpoint of eight devices is restored on four and on one.
+Called with a recipe and the sizes of fsdp and tensor. Told are rounds with other tokens, the
+largest deviation of losses and of gradient norms (relative), how far weights are apart, of the
+distance that they have moved, and, of the mesh that is split along all axes, whether its checkpoint
+opens on four devices and on one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from jaxevo.run.checkpoint import Checkpoints  # noqa: E402
 from jaxevo.run.loop import one_round  # noqa: E402
 from jaxevo.run.options import RunOptions  # noqa: E402
 
-MESHES = {(8, 1, 1): {}, (1, 8, 1): {"fsdp": 8}, (2, 2, 2): {"fsdp": 2, "tensor": 2},
-          (1, 1, 8): {"tensor": 8}}  # fmt: skip
 ROUNDS = 3
 OPTIONS = RunOptions(
     model="tiny", task="add1", rounds=ROUNDS, prompts=8, samples=4, max_new_tokens=4,
@@ -79,34 +78,39 @@ def apart(one, other):
 
 
 def main() -> None:
-    found = {}
-    for name in sys.argv[1:]:
-        (case,) = (c for c in CASES if c.name == name)
-        _, alone, _, seen = go(case)
-        moved = apart(alone.params["policy"], model().params)
-        for mesh, axes in MESHES.items():
-            _, state, _, own = go(case, devices=8, **axes)
-            placed = {str(x.sharding.spec) for x in jax.tree.leaves(state.params["policy"])}
-            moments = {str(x.sharding.spec) for x in jax.tree.leaves(state.optimizer)}
-            found[f"{name} {mesh}"] = {
-                **deviation(seen, own),
-                "weights": apart(alone.params, state.params) / moved,
-                "placements": sorted(placed),
-                "moments": sorted(moments),
-            }
-        with tempfile.TemporaryDirectory() as folder:
-            _, state, memory, _ = go(case, devices=8, fsdp=2, tensor=2)
-            with Checkpoints(folder) as checkpoints:
-                checkpoints.save(state, memory, {})
-            for devices, axes in ((4, {"fsdp": 2, "tensor": 2}), (1, {})):
-                changed = dataclasses.replace(OPTIONS, devices=devices, **axes)
-                other = build_run(case.make(), changed, model=model())
-                with Checkpoints(folder, writes=False) as checkpoints:
-                    restored, _, _ = checkpoints.restore(other.state, other.memory)
-                difference = apart(state.params, restored.params)
-                one_round(other, restored, memory)
-                found[f"{name} restored on {devices}"] = {"weights": difference}
+    name, axes = sys.argv[1], {"fsdp": int(sys.argv[2]), "tensor": int(sys.argv[3])}
+    (case,) = (c for c in CASES if c.name == name)
+    _, alone, _, seen = go(case)
+    _, state, memory, own = go(case, devices=8, **axes)
+    placed = {str(x.sharding.spec) for x in jax.tree.leaves(state.params["policy"])}
+    moments = {str(x.sharding.spec) for x in jax.tree.leaves(state.optimizer)}
+    moved = apart(alone.params["policy"], model().params)
+    found = {
+        **deviation(seen, own),
+        "weights": apart(alone.params, state.params) / moved,
+        "placements": sorted(placed),
+        "moments": sorted(moments),
+    }
+    if axes == {"fsdp": 2, "tensor": 2}:
+        found["restored"] = {
+            4: restored(case, state, memory, **axes),
+            1: restored(case, state, memory),
+        }
     print(json.dumps(found))
+
+
+def restored(case, state, memory, *, fsdp=1, tensor=1):
+    """How far weights are from a checkpoint's on fewer devices, where another round is done."""
+    changed = dataclasses.replace(OPTIONS, devices=fsdp * tensor, fsdp=fsdp, tensor=tensor)
+    other = build_run(case.make(), changed, model=model())
+    with tempfile.TemporaryDirectory() as folder:
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(state, memory, {})
+        with Checkpoints(folder, writes=False) as checkpoints:
+            again, _, _ = checkpoints.restore(other.state, other.memory)
+    difference = apart(state.params, again.params)
+    one_round(other, again, memory)
+    return difference
 
 
 if __name__ == "__main__":

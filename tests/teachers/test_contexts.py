@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -208,3 +209,26 @@ def test_faults_and_binding():
     bound = bind(reprompt, success=0.9, max_prompt_tokens=400)
     assert bound == bind(reprompt, max_prompt_tokens=400, success=0.9)
     assert prompt(bound(WRONG, [RIGHT], CHAT)) == chat_with(SOLUTION)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "taught"),
+    [
+        ([0, 1, 0, 0, 1, 0, 0, 0], [1, 0, 1, 1, 0, 1, 1, 1]),
+        ([0, 1, 0, 0], [1, 0, 1, 1]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([1, 1], [0, 0]),
+    ],
+)
+def test_failed_only_routes_failures_that_have_a_solved_sibling(rewards, taught):
+    rows = [row(n, "15$", r) for n, r in enumerate(rewards)]
+    found = [reprompt(r, rows, CHAT, use_feedback="never", failed_only=True) for r in rows]
+    assert [c is not None for c in found] == [bool(z) for z in taught]
+
+
+def test_success_is_accuracy_and_no_bonus():
+    polite = dataclasses.replace(RIGHT, rewards={"correct": 0.0, "format": 1.0})
+    assert reprompt(WRONG, [WRONG, polite], CHAT, use_feedback="never") is None
+    late = dataclasses.replace(RIGHT, rewards={"correct": 1.0, "overlong": -0.9})
+    assert reprompt(WRONG, [WRONG, late], CHAT, use_feedback="never") is not None
+    assert reprompt(late, [late, RIGHT], CHAT, failed_only=True) is None

@@ -1,8 +1,10 @@
-"""What the studies of this folder share: seeds, a verdict computed by the script, JSON and figure.
+"""What all studies share: seeds, a verdict computed by the script, JSON and figure.
 
-A study is run as `python -m experiments.contract_trial.NAME`. Claim, metric, thresholds and
-settings stand in its file and were committed before the first reporting seed was run; the settings
-were chosen on tuning seeds, each try of which is listed.
+Claim, metric, thresholds and seeds of a study were committed before its first result; its settings
+were chosen on tuning seeds, each try of which is listed. A mechanism study of a recipe is a folder
+with `claim.json` and `study.py`, run as `python -m experiments SLUG` (`claimed`); those of
+`contract_trial` are older, have their claims in their files, and are run as
+`python -m experiments.contract_trial.NAME`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from scipy import stats
 
 from jaxevo.provenance import provenance
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+TRIALS = HERE / "contract_trial" / "results"
 SEEDS = (0, 1, 2)  # for reporting; tuning uses others
 MORE_SEEDS = tuple(range(20, 28))  # of a study that is repeated
 Run = dict[str, Any]
@@ -38,7 +41,8 @@ class Study:
     target: thresholds by name. tried: the settings that were tried on tuning seeds, and what came
     of them. run: `(seed) -> one result per arm`, JSON values with `arm` and `seed`. verdict:
     `(runs) -> {part of the claim: whether it holds}`. draw: `(axes, runs) -> None`; panels: how
-    many axes it wants side by side. seeds: for reporting.
+    many axes it wants side by side. seeds: for reporting. metric: what is measured. folder: of a
+    mechanism study, where its result.json and figure.png belong.
     """
 
     name: str
@@ -51,6 +55,43 @@ class Study:
     draw: Callable[[Any, Sequence[Run]], None]
     panels: int = 1
     seeds: Sequence[int] = SEEDS
+    metric: str = ""
+    folder: Path | None = None
+
+    @property
+    def command(self) -> str:
+        module = f"experiments.contract_trial.{self.name}"
+        return (
+            f"python -m {module}" if self.folder is None else f"python -m experiments {self.name}"
+        )
+
+    @property
+    def result(self) -> Path:
+        return TRIALS / f"{self.name}.json" if self.folder is None else self.folder / "result.json"
+
+    def figure(self, result: Path) -> Path:
+        """Where the figure beside a result belongs."""
+        own = result.with_suffix(".png")
+        return own if self.folder is None else own.with_name(own.name.replace("result", "figure"))
+
+
+def claimed(folder: Path, **parts: Any) -> Study:
+    """The study of a folder, whose claim, metric, threshold and seeds are those of `claim.json`.
+
+    Args:
+      folder: of the study, named as the recipe with underscores.
+      parts: the other fields of `Study`.
+    """
+    said = json.loads((folder / "claim.json").read_text())
+    return Study(
+        name=folder.name.replace("_", "-"),
+        claim=said["claim"],
+        metric=said["metric"],
+        target=said["threshold"],
+        seeds=said["seeds"]["report"],
+        folder=folder,
+        **parts,
+    )
 
 
 def pairs(runs: Sequence[Run], one: str, other: str) -> list[tuple[Run, Run]]:
@@ -101,10 +142,10 @@ def repeated(
 
 
 def main(study: Study, argv: Sequence[str] | None = None) -> int:
-    """Runs every seed, computes the verdict, writes results/NAME.json and NAME.png."""
+    """Runs every seed, computes the verdict, writes result and figure."""
     parser = argparse.ArgumentParser(description=study.claim)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
-    parser.add_argument("--out", type=Path, default=RESULTS / f"{study.name}.json")
+    parser.add_argument("--out", type=Path, default=study.result)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a process each")
     parser.add_argument(
         "--keep",
@@ -140,18 +181,21 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     result = {
         **origin,
         "claim": study.claim,
-        "command": f"python -m experiments.contract_trial.{study.name}",
+        **({"metric": study.metric} if study.metric else {}),
+        "command": study.command,
         "settings": study.settings,
         "target": study.target,
         "verdict": verdict,
         "met": all(verdict.values()),
+        "configurations_tried": len(study.tried),
         "tried_on_tuning_seeds": study.tried,
+        "seconds": sum(by_seed[seed]["seconds"] for seed in args.seeds),
         "commit_by_seed": {seed: by_seed[seed]["commit"] for seed in args.seeds},
         "runs": runs,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    with _figure(args.out.with_suffix(".png"), study.panels) as axes:
+    with _figure(study.figure(args.out), study.panels) as axes:
         study.draw(axes, runs)
     print(verdict)
     return 0

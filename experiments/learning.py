@@ -1,0 +1,67 @@
+"""One arm of a mechanism study: a recipe learns for so many rounds, and is asked what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxevo.collect.lab import Lab
+from jaxevo.models.hub import LoadedModel
+from jaxevo.run.build import Run, build_run
+from jaxevo.run.loop import one_round
+from jaxevo.run.options import RunOptions
+from jaxevo.types import Recipe, TrainState
+
+Reading = Callable[[Run, TrainState], Mapping[str, float]]
+
+
+def learn(
+    recipe: Recipe,
+    model: LoadedModel,
+    options: RunOptions,
+    *,
+    every: int,
+    reading: Reading,
+    keep: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All rounds of a run, without a folder.
+
+    Args:
+      recipe: of the arm.
+      model: where it starts.
+      options: rounds, task, seed and sizes.
+      every: rounds between two readings; there is one at the start and one at the end.
+      reading: `(run, state) -> numbers`.
+      keep: metrics of every round that are kept.
+
+    Returns:
+      curve: readings with the `round` and the `rollouts` (rows sampled so far); by_round: kept
+      metrics, 0 where a round did not have one.
+    """
+    run = build_run(recipe, options, model=model)
+    state, memory, rollouts = run.state, run.memory, 0
+    curve: list[dict[str, float]] = []
+    by_round: dict[str, list[float]] = {name: [] for name in keep}
+    for index in range(options.rounds + 1):
+        if index % every == 0 or index == options.rounds:
+            curve.append({"round": index, "rollouts": rollouts, **reading(run, state)})
+        if index < options.rounds:
+            state, memory, metrics, records = one_round(run, state, memory)
+            rollouts += len(records)
+            for name, values in by_round.items():
+                values.append(float(metrics.get(name, 0.0)))
+    return {"curve": curve, "by_round": by_round}
+
+
+def eval_lab(run: Run, state: TrainState) -> Lab:
+    """The instruments of a reading, with randomness of their own."""
+    return run.bench.lab(state.params, learner=run.learner, evaluation=True)
+
+
+def accuracy(run: Run, state: TrainState, *, problems: int) -> dict[str, float]:
+    """Share of right answers to the first held-out problems, sampled as in training."""
+    tasks = [run.bench.source.held_out(n) for n in range(problems)]
+    rows = eval_lab(run, state).attempt(tasks)
+    return {"accuracy": float(np.mean([row.accuracy for row in rows]))}
