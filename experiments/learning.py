@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jaxevo.models.hub import LoadedModel
 from jaxevo.run.build import Run, build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
-from jaxevo.types import Recipe, TrainState
+from jaxevo.types import Recipe, TaskSource, TrainState
 
 Reading = Callable[[Run, TrainState], Mapping[str, float]]
 
@@ -25,6 +26,7 @@ def learn(
     every: int,
     reading: Reading,
     keep: Sequence[str] = (),
+    source: TaskSource | None = None,
 ) -> dict[str, Any]:
     """All rounds of a run, without a folder.
 
@@ -35,12 +37,15 @@ def learn(
       every: rounds between two readings; there is one at the start and one at the end.
       reading: `(run, state) -> numbers`.
       keep: metrics of every round that are kept.
+      source: of problems that have no name; its prompts must be no longer than those of the task.
 
     Returns:
       curve: readings with the `round` and the `rollouts` (rows sampled so far); by_round: kept
       metrics, 0 where a round did not have one.
     """
     run = build_run(recipe, options, model=model)
+    if source is not None:
+        run = dataclasses.replace(run, bench=dataclasses.replace(run.bench, source=source))
     state, memory, rollouts = run.state, run.memory, 0
     curve: list[dict[str, float]] = []
     by_round: dict[str, list[float]] = {name: [] for name in keep}

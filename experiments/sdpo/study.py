@@ -1,4 +1,8 @@
-"""Feedback where every attempt fails: `python -m experiments sdpo`."""
+"""Feedback where every attempt fails: `python -m experiments sdpo`.
+
+The start is a toy that has been taught a wrong rule for two-digit sums, each one too high, and goes
+on following what its context says.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,115 @@ import numpy as np
 
 from experiments.learning import accuracy, learn
 from experiments.study import Run, claimed, pairs
-from jaxevo.models import hub
+from experiments.warm_start import warm_start
+from jaxevo.models import hub, toy
+from jaxevo.models.hub import LoadedModel
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.options import RunOptions
-from jaxevo.types import bind
+from jaxevo.tasks import arithmetic, plain, task_source
+from jaxevo.types import TaskSource, bind
 
 RATE = 3e-4
+WARM = {"steps": 300, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 26, "answer_tokens": 4}
 ARMS = {
     "sdpo": bind(sdpo, learning_rate=RATE, warmup_updates=0, context_tokens=24, distill_top_k=None),
     "grpo": bind(grpo, learning_rate=RATE),
 }
-OPTIONS = {"task": "sub2", "rounds": 40, "prompts": 16, "samples": 4, "max_new_tokens": 4}
-EVERY, PROBLEMS = 5, 128
-TRIED: list[dict[str, Any]] = []
+OPTIONS = {
+    "task": "add2",
+    "rounds": 24,
+    "prompts": 16,
+    "samples": 4,
+    "max_new_tokens": 4,
+    "temperature": 0.7,
+}
+DRAWN, HOPELESS = 1024, 1e-3
+EVERY, PROBLEMS = 2, 128
+TRIED: list[dict[str, Any]] = [  # accuracy at the start and the end
+    {
+        "seed": 0,
+        "task": "sub2",
+        "start": "the toy",
+        "rounds": 40,
+        "temperature": 1.0,
+        "learning_rates": [3e-4, 1e-3, 3e-3],
+        "kinds": ["js", "forward"],
+        "sdpo": [0.02, 0.02],
+        "grpo": [0.02, 0.03],
+        "why not": "the teacher does not follow its feedback: right with 0.004 when told",
+    },
+    {
+        "seed": 0,
+        "start": "answers that slip at random; 100 or 200 steps",
+        "rounds": 40,
+        "temperature": 1.0,
+        "sdpo": [0.13, 0.57],
+        "grpo": [0.13, 0.46],
+        "why not": "the start is right too often: a third of the groups is mixed",
+    },
+    {
+        "seed": 0,
+        "start": "all tasks one too high; 100 or 200 steps",
+        "rounds": 40,
+        "temperature": 1.0,
+        "sdpo": [0.04, 0.80],
+        "grpo": [0.04, 0.76],
+        "why not": "one group in ten is mixed, and GRPO needs no more to leave the rule",
+    },
+    {
+        "seed": 0,
+        "start": "two-digit sums one too high; 200 to 600 steps, rates 1e-3 to 4e-3",
+        "rounds": 12,
+        "temperature": 1.0,
+        "sdpo": [0.02, 0.72],
+        "grpo": [0.02, 0.32],
+        "why not": "as before",
+    },
+    {
+        "seeds": [0, 1, 2],
+        "start": "two-digit sums one too high; 300 steps",
+        "rounds": 12,
+        "temperatures": [0.7, 0.5],
+        "sdpo": [[0.002, 0.41], [0.002, 0.53], [0.01, 0.61]],
+        "grpo": [[0.002, 0.002], [0.002, 0.27], [0.01, 0.24]],
+        "why not": "some problems are still answered right on two of three seeds",
+    },
+    {
+        "seeds": [0, 1, 2],
+        "problems": "those answered right with a probability below 1e-3",
+        "rounds": 12,
+        "sdpo": [[0.002, 0.34], [0.002, 0.29], [0.01, 0.31]],
+        "grpo": [[0.002, 0.002], [0.002, 0.002], [0.01, 0.01]],
+        "then": "24 rounds, for a margin",
+    },
+]
+
+
+def example(generator: np.random.Generator) -> tuple[str, str]:
+    """A sum that is one too high, or a line that answers what its context says."""
+    if generator.random() < 0.5:
+        return toy.told_line(generator, 0.95)
+    first, second = (int(x) for x in generator.integers(10, 100, 2))
+    return f"{first}+{second}=", str(first + second + 1)
+
+
+def hopeless(model: LoadedModel, seed: int) -> tuple[TaskSource, int]:
+    """Sums that the model answers right with a probability below `HOPELESS`, and how many."""
+    source = plain(arithmetic("add2", seed=seed))
+    drawn = [source.train(n) for n in range(DRAWN)]
+    tasks = list({task.uid: task for task in drawn}.values())
+    lines = [(task.messages[-1].content, task.answer) for task in tasks]
+    logp = np.asarray(toy.answer_logp(model.params, lines))
+    kept = [task for task, x in zip(tasks, logp, strict=True) if x < np.log(HOPELESS)]
+    held_out = [source.held_out(n) for n in range(source.held_out_size)]
+    found = task_source("hopeless", (kept, held_out), verifiers=source.verifiers, seed=seed)
+    return found, len(kept)
 
 
 def run_seed(seed: int) -> list[Run]:
-    model = hub.load("toy")
+    model = warm_start(hub.load("toy"), bind(example), seed=seed, **WARM)
+    source, problems = hopeless(model, seed)
     options = RunOptions(model="toy", seed=seed, eval_problems=0, **OPTIONS)
     reading = bind(accuracy, problems=PROBLEMS)
     keep = ("reward", "zero_variance_share", "grad_norm", "loss/distill", "context/teacher")
@@ -35,7 +130,8 @@ def run_seed(seed: int) -> list[Run]:
         {
             "arm": arm,
             "seed": seed,
-            **learn(make(), model, options, every=EVERY, reading=reading, keep=keep),
+            "problems": problems,
+            **learn(make(), model, options, every=EVERY, reading=reading, keep=keep, source=source),
         }
         for arm, make in ARMS.items()
     ]
@@ -71,12 +167,11 @@ def draw(axes: Any, runs: Sequence[Run]) -> None:
         style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
         curve, shares = run["curve"], run["by_round"]["zero_variance_share"]
         left.plot([c["rollouts"] for c in curve], [c["accuracy"] for c in curve], **style)
-        smooth = np.convolve(shares, np.ones(5) / 5, "valid")
-        right.plot(np.arange(len(smooth)) + 3, smooth, **style)
+        right.plot(np.arange(1, len(shares) + 1), shares, **style)
     left.set(xlabel="rollouts", ylabel="accuracy, held out", ylim=(0, 1))
-    left.set_title("Two-digit differences", loc="left", fontsize=11)
+    left.set_title("Two-digit sums, from a wrong rule", loc="left", fontsize=11)
     left.legend(frameon=False)
-    right.set(xlabel="round", ylabel="share, mean of 5 rounds", ylim=(0, 1))
+    right.set(xlabel="round", ylabel="share of groups", ylim=(0, 1.03))
     right.set_title("Groups of equal rewards", loc="left", fontsize=11)
 
 
@@ -84,6 +179,7 @@ STUDY = claimed(
     Path(__file__).parent,
     settings={
         "model": "toy",
+        "warm": WARM,
         "options": OPTIONS,
         "arms": {arm: repr(make) for arm, make in ARMS.items()},
         "every": EVERY,

@@ -174,6 +174,17 @@ def _log_likelihood(params: Params, ids_BS: Array, learn_BS: Array) -> jax.Array
     return jnp.sum(jnp.where(learn_BS, logp_M.reshape(rows, slots), 0.0), axis=1)
 
 
+def answer_logp(params: Params, lines: Sequence[tuple[str, str]]) -> jax.Array:
+    """Log-probability that a toy gives each answer, EOS included, at temperature 1, [B].
+
+    Args:
+      params: of a decoder of `CONFIG`.
+      lines: (prompt, answer) each.
+    """
+    longest = max(len(prompt) + len(answer) for prompt, answer in lines)
+    return jax.jit(_log_likelihood)(params, *_arrays(lines, longest))
+
+
 def _loss(params: Params, lines: Sequence[Lines]) -> jax.Array:
     tokens = sum((jnp.sum(learn_BS) for _, learn_BS in lines), jnp.int32(0))
     total = sum((jnp.sum(_log_likelihood(params, *x)) for x in lines), jnp.float32(0))
