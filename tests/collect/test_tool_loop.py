@@ -202,11 +202,20 @@ def test_masks_come_from_sources_and_edited_rows_refuse_a_correction(purified):
     refuse_uncorrectable(fresh.batch, correction="token")
 
 
-def test_edited_rows_of_a_truncated_sampler_are_refused(talker):
-    options = dataclasses.replace(OPTIONS, top_p=0.9)
-    run = build_run(cleaner(), options, model=talker)
+def truncated(row):
+    """As if a sampler with top-p had left out a tenth of the mass at every token."""
+    segments = [
+        dataclasses.replace(s, log_kept=np.full(len(s.ids), np.log(0.9), np.float32))
+        if s.source == "policy"
+        else s
+        for s in row.segments
+    ]
+    return dataclasses.replace(row, segments=tuple(segments))
+
+
+def test_edited_rows_of_a_truncated_sampler_are_refused(run):
     lab = run.bench.lab(run.state.params)
-    rows = run.recipe.collect(lab, run.state, run.memory)["policy"]
+    rows = [truncated(row) for row in run.recipe.collect(lab, run.state, run.memory)["policy"]]
     (objective,) = run.recipe.objectives
     args = run.learner, lab.tokenizer, run.state, rows, np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"then edited.*cannot be corrected"):

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hbm", "products", "vmem"])
+@pytest.mark.parametrize("name", ["hbm", "products", pytest.param("vmem", marks=pytest.mark.soak)])
 def test_the_targets_that_need_no_clock_are_reached(name):
     rows = bench.SECTIONS[name]()
     assert bench.met({name: rows}) == {name: True}

@@ -114,10 +114,9 @@ def test_splash_has_the_gradients_of_dense_attention(slots, limits):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
-@pytest.mark.parametrize(
-    "chip", [pytest.param(c, marks=pytest.mark.soak) if c != "v5p" else c for c in TOPOLOGIES]
-)
-@pytest.mark.parametrize("window", [0, pytest.param(512, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("chip", TOPOLOGIES)
+@pytest.mark.parametrize("window", [0, 512])
 def test_splash_compiles_for_tpus_without_the_scores(chip, window):
     rows, slots, heads = 2, 2048, 16
     sizes = map(str, (rows, slots, heads, 8, 64, window))  # 8 key-value heads of width 64

@@ -21,7 +21,11 @@ from jaxevo.types import Message
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-pytestmark = [pytest.mark.smollm2, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.smollm2,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quick_to_compile"),
+]
 PASSAGES = ROOT / "tests" / "data" / "xquad_en_12.jsonl.gz"
 
 
