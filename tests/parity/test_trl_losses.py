@@ -15,6 +15,11 @@ What is written in other words here, or differs:
   * TRL's CISPO bounds the weight from above alone, at `epsilon_high` itself (`most`).
   * log π − log π_old is clipped to ±20 here; nothing in these numbers is near that.
   * The KL and entropy terms of TRL are added before aggregation; terms here have each their own.
+  * TRL's SDPO averages each row's tokens and then over all rows, those without a teacher among
+    them, whose tokens so weigh in the denominator (`empty_rows="count"`); the official code and
+    `jaxevo.recipes.sdpo` take the mean over the tokens of rows with a teacher. TRL's EMA teacher
+    follows every optimizer step, ours every round; its JS at alpha 0 and 1 are the plain KLs, as
+    ours are by name.
 """
 
 import pathlib
@@ -27,6 +32,7 @@ import numpy as np
 import pytest
 
 from jaxevo.losses import (
+    categorical_kl,
     clipped_surrogate,
     constant_norm,
     direct_preference,
@@ -40,6 +46,7 @@ from jaxevo.losses import (
     pair_mean,
     prospect_preference,
     ratio,
+    sampled_reverse_kl,
     seq_mean_token_mean,
     seq_mean_token_sum,
     sequence_logp,
@@ -148,6 +155,31 @@ def simple(logits_NSV):
     return ratio(*pair_mean(loss_P))
 
 
+def distilled(logits_NAV, weight_NA=1.0, **options):
+    """As TRL aggregates it."""
+    here_NA = MASK_NA & IN["taught"][:, None]
+    kl_NA = masked(categorical_kl(logits_NAV, IN["teacher"], **options), here_NA)
+    return ratio(*seq_mean_token_mean(kl_NA * weight_NA, here_NA, empty_rows="count"))
+
+
+def taken(logits_NAV):
+    logp_NAV = jax.nn.log_softmax(logits_NAV)
+    return jnp.take_along_axis(logp_NAV, IN["said"][..., None], axis=-1)[..., 0]
+
+
+def sampled(logits_NAV):
+    here_NA = MASK_NA & IN["taught"][:, None]
+    teacher_NA = taken(jnp.asarray(IN["teacher"]))
+    loss_NA = sampled_reverse_kl(taken(logits_NAV), teacher_NA, mask_NA=here_NA)
+    return ratio(*seq_mean_token_mean(loss_NA, here_NA, empty_rows="count"))
+
+
+def ratio_capped(logits_NAV):
+    now_NA = taken(jnp.asarray(IN["student"]))
+    weight_NA = importance_weight(now_NA, now_NA + IN["drift"], MASK_NA, cap=1.2)
+    return distilled(logits_NAV, weight_NA, kind="reverse")
+
+
 class Loss(NamedTuple):
     """A loss in our words and in TRL's, our function, and the inputs it is differentiated in."""
 
@@ -159,6 +191,11 @@ class Loss(NamedTuple):
 
 def correction(name, mode, **options):
     return Loss(name, f"vllm_importance_sampling_mode={mode}", lambda p: weighed(p, **options))
+
+
+def distillation(name, trl, **options):
+    """TRL's alpha 1 is KL(student, teacher)."""
+    return Loss(f"distillation, {name}", trl, lambda x: distilled(x, **options), ("student",))
 
 
 LOSSES = {  # by case of the file
@@ -203,6 +240,30 @@ LOSSES = {  # by case of the file
         "MIS by token, from a floor on",
         "vllm_importance_sampling_clip_min",
         lambda p: weighed(p, floor=0.8, outside="mask"),
+    ),
+    "sdpo": distillation("reverse", "SDPO, distillation_alpha=1", kind="reverse"),
+    "sdpo, alpha 0": distillation("forward", "SDPO, distillation_alpha=0", kind="forward"),
+    "sdpo, alpha 0.3": distillation("JS", "SDPO, distillation_alpha=0.3", kind="js", alpha=0.3),
+    "sdpo, topk": distillation("top-k and tail", "SDPO, topk_logits", kind="reverse", top_k=3),
+    "sdpo, topk, alpha 0.3": distillation(
+        "JS, top-k and tail",
+        "SDPO, topk_logits, distillation_alpha=0.3",
+        kind="js",
+        alpha=0.3,
+        top_k=3,
+    ),
+    "sdpo, topk, no tail": distillation(
+        "top-k renormalised",
+        "SDPO, topk_logits, distillation_add_tail=False",
+        kind="reverse",
+        top_k=3,
+        tail=False,
+    ),
+    "sdpo, sampled_token": Loss(
+        "distillation, sampled token", "SDPO, sampled_token", sampled, ("student",)
+    ),
+    "sdpo, is_clip": Loss(
+        "distillation, capped ratio", "SDPO, distillation_is_clip", ratio_capped, ("student",)
     ),
     "sigmoid": Loss("DPO", "DPO, loss_type=sigmoid", direct, ("pair_logp",)),
     "ipo": Loss("IPO", "DPO, loss_type=ipo", identity, ("pair_logp",)),

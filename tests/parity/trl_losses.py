@@ -22,6 +22,7 @@ import trl
 from accelerate import Accelerator
 from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RLOOTrainer
 from trl.experimental.cpo import CPOTrainer
+from trl.experimental.sdpo.sdpo_trainer import DistillationLogits, SDPOTrainer
 
 ROWS, PAIRS, TOKENS, WORDS = 6, 4, 8, 5
 GRPO = {
@@ -79,6 +80,24 @@ GRPO_CASES = {  # name: what differs from the options above
     },
 }
 
+SDPO = {
+    "distillation_mode": "full_logits",
+    "distillation_alpha": 1.0,
+    "distillation_topk": 3,
+    "distillation_add_tail": True,
+    "distillation_is_clip": None,
+}
+SDPO_CASES = {
+    "sdpo": {},
+    "sdpo, alpha 0": {"distillation_alpha": 0.0},
+    "sdpo, alpha 0.3": {"distillation_alpha": 0.3},
+    "sdpo, topk": {"distillation_mode": "topk_logits"},
+    "sdpo, topk, alpha 0.3": {"distillation_mode": "topk_logits", "distillation_alpha": 0.3},
+    "sdpo, topk, no tail": {"distillation_mode": "topk_logits", "distillation_add_tail": False},
+    "sdpo, sampled_token": {"distillation_mode": "sampled_token"},
+    "sdpo, is_clip": {"distillation_is_clip": 1.2},
+}
+
 
 def inputs() -> dict[str, np.ndarray]:
     """Fixed random numbers; rows of every length from 0, one with a gap that a tool wrote."""
@@ -104,6 +123,11 @@ def inputs() -> dict[str, np.ndarray]:
     found = {name: x.astype(np.float32) for name, x in found.items()}
     words = rng.integers(0, WORDS, (2 * PAIRS, TOKENS + 1))
     good = np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
+    found["student"] = rng.normal(0, 1.5, (ROWS, TOKENS, WORDS)).astype(np.float32)
+    found["teacher"] = rng.normal(0, 1.5, (ROWS, TOKENS, WORDS)).astype(np.float32)
+    found["drift"] = rng.normal(0, 0.3, (ROWS, TOKENS)).astype(np.float32)
+    found["taught"] = np.array([1, 0, 1, 1, 1, 1], bool)
+    found["said"] = rng.integers(0, WORDS, (ROWS, TOKENS))
     return {**found, "mask": mask, "pair_mask": pair_mask, "words": words, "good": good}
 
 
@@ -218,6 +242,25 @@ def rloo(x: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return outcome(trainer._compute_loss(None, given), logp=t["logp"])
 
 
+# ---------------------------------------------------------------------------- self-distillation
+def sdpo(x: dict[str, np.ndarray], changes: dict) -> dict[str, np.ndarray]:
+    """`SDPOTrainer._compute_self_distillation_loss`; old log-probs are those now plus `drift`."""
+    t = graph(x, "student")
+    trainer = without_init(SDPOTrainer, args=types.SimpleNamespace(**SDPO | changes))
+    mask = t["mask"].float()
+    logits = DistillationLogits(
+        completion_ids=t["said"],
+        completion_mask=mask,
+        loss_mask=mask * t["taught"].float()[:, None],
+        student_logits=t["student"],
+        teacher_logits=t["teacher"],
+    )
+    now = torch.log_softmax(t["student"].detach(), -1).gather(-1, t["said"][..., None])[..., 0]
+    given = {"old_per_token_logps": now + t["drift"]}
+    loss = trainer._compute_self_distillation_loss(trainer.model, given, logits)
+    return outcome(loss, student=t["student"])
+
+
 # ---------------------------------------------------------------------------- preferences
 def speaks(logp: torch.Tensor, mask: torch.Tensor, kl: torch.Tensor | None = None):
     """A model that says these log-probs; those of `kl` to the ids 1."""
@@ -312,6 +355,7 @@ def main() -> None:
     found = {name: grpo(x, changes) for name, changes in GRPO_CASES.items()}
     found["dapo, 2 micro-batches"] = grpo(x, {"loss_type": "dapo"}, cuts=2)
     found["rloo"] = rloo(x)
+    found |= {name: sdpo(x, changes) for name, changes in SDPO_CASES.items()}
     found["sigmoid"] = dpo(x, "sigmoid", 0.1)
     found["ipo"] = dpo(x, "ipo", 0.5)
     found["kto"] = kto(x, 1.0, 1.0)
