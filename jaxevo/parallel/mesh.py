@@ -136,9 +136,14 @@ class Placement:
         Raises:
           ValueError: a row axis that the number of devices does not divide.
         """
-        return jax.tree.map(lambda x: jax.device_put(x, self._rows(np.shape(x))), batch)
+        return jax.tree.map(lambda x: jax.device_put(x, self.rows(np.shape(x))), batch)
 
-    def _rows(self, shape: tuple[int, ...]) -> NamedSharding:
+    def rows(self, shape: tuple[int, ...]) -> NamedSharding:
+        """The sharding of one array of a stack of micro-batches.
+
+        Raises:
+          ValueError: a row axis that the number of devices does not divide.
+        """
         if len(shape) < 2:
             return NamedSharding(self.mesh, PartitionSpec())
         if shape[1] % self.row_devices:
