@@ -9,6 +9,7 @@ from jaxevo import flow
 from jaxevo.types import Answers
 
 WIDTH, CONTEXT = 8, 3
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 def head(key=0, *, trained=True):

@@ -96,7 +96,7 @@ CASES = (
     Case("rloo", lambda: rloo(
         learning_rate=1e-3, kl_weight=0.05, ratio="answer", minibatches=2,
     ), updates=6, brief=True),
-    Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group")),
+    Case("reinforce-pp", lambda: reinforce_pp(learning_rate=1e-3, baseline="group"), brief=True),
     Case("passk", lambda: passk(learning_rate=1e-3), run={"prompts": 8, "samples": 2}, brief=True),
     Case("sft", lambda: sft(learning_rate=1e-3, minibatches=2), updates=6),
     Case("rft", lambda: rft(learning_rate=1e-3, most=2, epochs=2), updates=6, brief=True),

@@ -28,6 +28,7 @@ def begin(count, out, *more, rounds=3, every=1, devices=1):
     flags = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of programs that run a few times
     }
     command = [sys.executable, "-m", "jaxevo.run.cli", "train", "grpo", *OPTIONS.split(), *more]
     command += ["--rounds", str(rounds), "--checkpoint-every", str(every), "--out", str(out)]

@@ -49,7 +49,9 @@ def assert_same(one, other):
     np.testing.assert_allclose(one.entropy_NR, other.entropy_NR, atol=2e-5)
 
 
-@pytest.mark.parametrize("axes", [{}, {"fsdp": 2}, {"tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "axes", [{}, pytest.param({"fsdp": 2}, marks=pytest.mark.soak), {"tensor": 2}], ids=str
+)
 def test_rows_are_those_of_one_device(model, axes):
     prompts, limit_N = prompts_of([5, 11, 3]), np.array([40, 2, 9, 33, 1, 33, 12, 40, 20], np.int32)
     sampler = make_sampler(model, 11)

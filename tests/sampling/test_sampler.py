@@ -50,8 +50,10 @@ def forward_logp(model, params, prompt, answer, temperature):
     return logp_SV[np.arange(start, start + len(answer)), answer], logp_SV[start:]
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 1.5])
-@pytest.mark.parametrize("truncation", [{}, {"top_k": 4}, {"top_p": 0.7}, {"min_p": 0.2}])
+@pytest.mark.parametrize(
+    ("temperature", "truncation"),
+    [(0.3, {}), (1.5, {}), (0.3, {"top_k": 4}), (1.0, {"top_p": 0.7}), (1.5, {"min_p": 0.2})],
+)
 def test_log_probs_are_those_of_a_plain_forward(
     tiny_model, sampler, sharp, temperature, truncation
 ):
