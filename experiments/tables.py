@@ -106,6 +106,25 @@ def faults() -> str:
     return _table("| tried | cases | passed |", lines)
 
 
+def studies() -> str:
+    """Mechanism studies: the parts of each claim, and whether its reporting seeds show them."""
+    lines = []
+    for path in sorted((ROOT / "experiments").glob("*/claim.json")):
+        result = path.with_name("result.json")
+        if result.exists():
+            found = json.loads(result.read_text())
+            parts = [
+                "; ".join(part for part, holds in found["verdict"].items() if holds is shown)
+                for shown in (True, False)
+            ]
+            seeds = len(found["commit_by_seed"])
+            lines.append(
+                f"| `{found['name']}` | {parts[0]} | {parts[1]} | {seeds} "
+                f"| {found['configurations_tried']} | {found['seconds']:.0f} s |"
+            )
+    return _table("| recipe | shown | not shown | seeds | settings tried | took |", lines)
+
+
 def kernels() -> str:
     """The kernels' figures, from their bench."""
     from jaxevo.kernels.bench import table
@@ -115,6 +134,7 @@ def kernels() -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "recipes": recipe_table,
+    "studies": studies,
     "families": families,
     "tasks": task_table,
     "losses": losses,

@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.bench import (
     cold_start,
     conversations,
+    distillation,
     gpu,
     in_loop,
     round_vs_trl,
@@ -27,6 +28,7 @@ BENCHES = {
     "in-loop": in_loop,
     "rounds-ahead": rounds_ahead,
     "conversations": conversations,
+    "distillation": distillation,
     "cold-start": cold_start,
     "gpu": gpu,
 }

@@ -106,6 +106,7 @@ def distilled(
     now: Mapping[str, Stream],
     frozen: Mapping[str, Mapping[str, Stream]],
     *,
+    view: str = "teacher",
     ratio_cap: float = 2.0,
     correction: Correction = "none",
     cap: float = 2.0,
@@ -119,6 +120,8 @@ def distilled(
 
     Args:
       batch, now, frozen, correction, cap, truncation: as in `broadcast`.
+      view: the teacher's. Where its log-probs were read, "teacher_advantage" is log q − log p of
+        each token, 0 on rows without its context: below 0 the teacher would take the token back.
       ratio_cap: the largest ratio, above 0.
 
     Raises:
@@ -130,15 +133,18 @@ def distilled(
     credit = broadcast(batch, now, frozen, correction=correction, cap=cap, truncation=truncation)
     text, mask_NA = credit["text"], jnp.asarray(now["text"].mask_NA, bool)
     needs = "the ratio of a distillation needs the"
-    weight_NA = importance_weight(
-        _said(now, "text", f"{needs} current"),
-        _said(frozen["old"], "text", f"{needs} old"),
-        mask_NA,
-        cap=ratio_cap,
-    )
+    logp_NA = _said(now, "text", f"{needs} current")
+    old_NA = _said(frozen["old"], "text", f"{needs} old")
+    weight_NA = importance_weight(logp_NA, old_NA, mask_NA, cap=ratio_cap)
     if "weight" in text:
         weight_NA = weight_NA * text["weight"]
-    return {**credit, "text": {**text, "distill_weight": weight_NA}}
+    found = {"distill_weight": weight_NA}
+    teacher_NA = frozen[view]["text"].logp_NA if view in frozen else None
+    if teacher_NA is not None:
+        here_NA = mask_NA & jnp.asarray(batch.present[view], bool)[:, None]
+        gain_NA = masked(teacher_NA, here_NA) - masked(logp_NA, here_NA)
+        found["teacher_advantage"] = jax.lax.stop_gradient(gain_NA)
+    return {**credit, "text": {**text, **found}}
 
 
 def _said(streams: Mapping[str, Stream], name: str, needs: str) -> Array:

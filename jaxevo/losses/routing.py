@@ -77,7 +77,7 @@ def routed(
       arXiv 2604.02288 (SRPO).
     """
     how = {"ratio_cap": ratio_cap, "correction": correction, "cap": cap, "truncation": truncation}
-    text = distilled(batch, now, frozen, **how)["text"]
+    text = distilled(batch, now, frozen, view=view, **how)["text"]
     mask_NA = _taught(batch, now, view)
     weight_NA = jnp.asarray(mask_NA, jnp.float32)
     if beta:

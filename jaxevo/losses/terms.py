@@ -100,11 +100,17 @@ def imitation(
     credit: Credit,
     batch: Batch,
     *,
+    only: str | None = None,
     stream: str = "text",
 ) -> Valued:
-    """−log π(token): supervised learning of the tokens that the objective learns from, in nats."""
-    del frozen, credit, batch
+    """−log π(token): supervised learning of the tokens that the objective learns from, in nats.
+
+    only: of these, the tokens where that number of `Row.by_token` is above 0; None for all.
+    """
+    del frozen, credit
     mask_NA = now[stream].mask_NA
+    if only is not None:
+        mask_NA = mask_NA & (jnp.asarray(batch.by_token[only]) > 0)
     return -masked(_read(now[stream].logp_NA, "logp", stream), mask_NA), mask_NA
 
 

@@ -2,7 +2,7 @@
 
 It is pre-trained on lines like `7+8=15`: all of them are right until it can add, then a known share
 is wrong on purpose, so that there is something left to learn. At temperature 1 it is right on 10 to
-60 % of each task's problems. It also knows privileged contexts, in the wording
+60 % of the problems of each task in `TASKS`. It also knows privileged contexts, in the wording
 of `jaxevo.teachers`: a solution `[15]7+8=` or feedback `(14 7 8 15)7+8=` before the question mostly
 leads to the right answer. That of seed 0 lies beside this file, the same for everybody; others are
 made when first asked for, and cached. Another kind of processor rounds differently, and arrives at

@@ -1,8 +1,8 @@
 """Privileged contexts: what a teacher is told that the policy was not.
 
 A context is `(row, siblings, tokenizer, **options) -> Context | None`: the prompt under which a
-view re-scores the row's answer, or None for a row that has none. The row's own attempt is never
-part of it: the attempt is the continuation that is scored.
+view re-scores the row's answer, or None for a row that has none. The attempt is the continuation
+that is scored; of the contexts here, `own_attempt` alone shows it before.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ class Tokenizer(Protocol):
     @property
     def chat(self) -> bool:
         """False for character-level models, which know digits and signs only."""
+        ...
+
+    @property
+    def eos_ids(self) -> Sequence[int]:
+        """Tokens that end a turn."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added."""
         ...
 
     def text(self, ids: Sequence[int]) -> str:
@@ -72,6 +81,81 @@ PLAIN = Wording(
     mark="?",
     letters="0123456789+-*=[]()? ",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Phrases:
+    """What follows an attempt that was right, or wrong, before it is revised in the same turn."""
+
+    right: str
+    wrong: str
+
+
+CHAT_PHRASES = Phrases(
+    right="\n\nThat is right. Let me say it in other words.\n\n",
+    wrong="\n\nWait, that is not right. Let me start again.\n\n",
+)
+PLAIN_PHRASES = Phrases(right="=", wrong="?")
+
+
+def phrases_of(tokenizer: Tokenizer) -> Phrases:
+    """The phrases of chat models, or of character-level ones."""
+    return CHAT_PHRASES if tokenizer.chat else PLAIN_PHRASES
+
+
+def outcome_phrase(
+    row: Row, tokenizer: Tokenizer, *, success: float = 0.5, phrases: Phrases | None = None
+) -> list[int]:
+    """Ids of the phrase for a verified attempt; `success` is the least accuracy of a right one."""
+    phrases = phrases_of(tokenizer) if phrases is None else phrases
+    return tokenizer.encode(phrases.right if row.accuracy >= success else phrases.wrong)
+
+
+def without_end(ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> list[int]:
+    """The ids without the end-of-turn token behind them."""
+    own = [int(i) for i in ids]
+    return own[:-1] if own and own[-1] in tokenizer.eos_ids else own
+
+
+def own_attempt(
+    row: Row,
+    siblings: Sequence[Row],
+    tokenizer: Tokenizer,
+    *,
+    success: float = 0.5,
+    phrases: Phrases | None = None,
+    max_prompt_tokens: int,
+) -> Context | None:
+    """The prompt, the row's own attempt and the phrase for its outcome: [x, y, P_r] (SD-Zero).
+
+    Under it the attempt is scored a second time, as if the reviser were to write it again. Ids are
+    spliced, so that what is shown is what was sampled; the first copy has no end-of-turn token.
+
+    Args:
+      row: a verified row, whose answer is shown and scored.
+      siblings: not read.
+      tokenizer: its `eos_ids`, and the ids of the phrase.
+      success: least accuracy of an attempt that is said to be right.
+      phrases: what is said, None for the tokenizer's own.
+      max_prompt_tokens: a longer context loses tokens from the middle of the attempt.
+
+    Returns:
+      A context, or None when not one token of the attempt has room.
+
+    References:
+      arXiv 2604.12002 (SD-Zero).
+    """
+    del siblings
+    said = outcome_phrase(row, tokenizer, success=success, phrases=phrases)
+    attempt = without_end(row.answer_ids, tokenizer)
+    room = max_prompt_tokens - len(row.prompt_ids) - len(said)
+    if room < 1:
+        return None
+    cut = len(attempt) > room
+    if cut:
+        tail = room // 2
+        attempt = attempt[: room - tail] + attempt[len(attempt) - tail :]
+    return Context([*_list(row.prompt_ids), *attempt, *said], cut=cut)
 
 
 def reprompt(

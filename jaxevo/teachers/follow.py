@@ -61,3 +61,17 @@ def every(counters: Counters, *, rounds: int) -> bool:
     if rounds < 1:
         raise ValueError(f"every needs at least 1 rounds, got {rounds}.")
     return (counters["round"] + 1) % rounds == 0
+
+
+def during(counters: Counters, *, rounds: int, then_every: int = 0) -> bool:
+    """True in each of the first `rounds` rounds, and at the end of each `then_every`-th after them.
+
+    then_every: 0 for never again.
+
+    Raises:
+      ValueError: for negative numbers of rounds.
+    """
+    if min(rounds, then_every) < 0:
+        raise ValueError(f"rounds={rounds} and then_every={then_every} must be at least 0.")
+    done = counters["round"] + 1 - rounds
+    return done <= 0 or (then_every > 0 and done % then_every == 0)

@@ -56,6 +56,12 @@ def teacher(
         raise ValueError(f"an ema teacher needs a rate in [0, 1], got {rate}.")
     if sync_rounds < 1:
         raise ValueError(f"a synced teacher needs sync_rounds of at least 1, got {sync_rounds}.")
+    if weights == "trust_region" and (more := [what for what in read if what != "hidden"]):
+        raise ValueError(
+            f"teacher={weights!r} mixes logits inside of a divergence over the vocabulary, but "
+            f"{' and '.join(more)} of its own would be needed. Choose another teacher, a kind that "
+            "is no sampled one, and no weights by its entropy (beta 0)."
+        )
     start, follows = ParamSet("reference"), "policy"
     sets: dict[str, tuple[ParamSet, ...]] = {
         "ema": (ParamSet(name, follows=follows, rule=bind(ema, rate=rate)),),

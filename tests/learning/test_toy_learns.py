@@ -35,8 +35,8 @@ def rewards(recipe, *, rounds, **options):
     return curve
 
 
-@pytest.mark.parametrize("task", sorted(SPECS))
-def test_the_toy_half_knows_every_task(task):
+@pytest.mark.parametrize("task", sorted(SPECS.keys() - {"sub2"}))
+def test_the_toy_half_knows_every_task_that_it_was_taught(task):
     run = build_run(grpo(), RunOptions(
         model="toy", task=task, prompts=16, samples=8, max_new_tokens=5), model=TOY())  # fmt: skip
     lab = run.bench.lab(run.state.params, evaluation=True)

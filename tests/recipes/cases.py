@@ -19,6 +19,7 @@ from jaxevo.recipes.rest_mcts import rest_mcts
 from jaxevo.recipes.rft import rft
 from jaxevo.recipes.rloo import rloo
 from jaxevo.recipes.sapo import sapo
+from jaxevo.recipes.sd_zero import sd_zero
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.sft import sft
 from jaxevo.recipes.spiral import spiral
@@ -67,6 +68,10 @@ CASES = (
     Case("srpo-routing", lambda: srpo_routing(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5,
     )),
+    Case("sd-zero", lambda: sd_zero(
+        revision_rounds=1, revision_learning_rate=1e-3, revision_epochs=2, learning_rate=1e-3,
+        warmup_updates=0, context_tokens=24, distill_top_k=5,
+    ), updates=4, brief=True),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2, kl_weight=0.05,

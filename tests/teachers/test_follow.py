@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxevo.teachers import copy, ema
+from jaxevo.teachers import copy, during, ema
 
 
 def trees():
@@ -68,3 +68,15 @@ def test_trees_that_differ(rate):
     for leader in ({"w": jnp.ones(3)}, {"v": jnp.ones((2, 3))}):
         with pytest.raises(AssertionError):
             ema(own, leader, rate=rate)
+
+
+def test_during_the_first_rounds_and_then_now_and_then():
+    def due(**options):
+        return [n for n in range(10) if during({"round": n}, **options)]
+
+    assert due(rounds=3) == [0, 1, 2]
+    assert due(rounds=3, then_every=2) == [0, 1, 2, 4, 6, 8]
+    assert due(rounds=0, then_every=4) == [3, 7]
+    assert due(rounds=0) == []
+    with pytest.raises(ValueError, match="must be at least 0"):
+        due(rounds=-1)

@@ -31,9 +31,14 @@ def test_which_sets_a_teacher_needs():
         ("ema", {"rate": 1.5}, r"a rate in \[0, 1\], got 1.5"),
         ("synced", {"sync_rounds": 0}, "sync_rounds of at least 1, got 0"),
         ("trust_region", {"rate": 1.0}, r"a share of 1.0, but it must lie in \(0, 1\)"),
-        ("trust_region", {"read": ("logp",)}, "blends two sets and reads logp"),
+        ("trust_region", {"read": ("hidden", "entropy")}, "entropy of its own would be needed"),
     ],
 )
 def test_a_wrong_teacher_is_refused_when_it_is_built(weights, options, said):
     with pytest.raises(ValueError, match=said):
         teacher(weights, context=CONTEXT, **options)
+
+
+def test_a_blended_view_is_read_in_a_divergence_alone():
+    with pytest.raises(ValueError, match="blends two sets and reads logp"):
+        View("teacher", "reference", CONTEXT, ("logp",), ("policy", 0.1))
