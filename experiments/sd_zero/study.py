@@ -1,4 +1,8 @@
-"""Revision first, then distillation from the reviser: `python -m experiments sd-zero`."""
+"""Revision first, then distillation from the reviser: `python -m experiments sd-zero`.
+
+The start is a toy that has seen the form of a revision, `38+28=55?66`, but not what it is for: its
+revisions are as often right as its attempts, whatever the phrase says.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,24 @@ import numpy as np
 
 from experiments.learning import eval_lab, learn
 from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.warm_start import warm_start
 from jaxevo.collect.revise import revised
 from jaxevo.models import hub
 from jaxevo.recipes.sd_zero import sd_zero
 from jaxevo.run import build
 from jaxevo.run.options import RunOptions
+from jaxevo.teachers.contexts import PLAIN_PHRASES
 from jaxevo.types import TrainState, bind
 
-FIRST, SECOND, COPIES = 8, 24, 3  # rounds of the stages, revisions of an attempt
+WARM = {"steps": 200, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 12, "answer_tokens": 4}
+KNOWN = 0.5  # share of right attempts and revisions in what the start has seen
+FIRST, SECOND, COPIES = 16, 16, 3  # rounds of the stages, revisions of an attempt
 SHARED = {
     "revisions_each": COPIES,
     "most": 4 * COPIES,
-    "revision_learning_rate": 5e-4,
-    "learning_rate": 5e-4,
+    "revision_learning_rate": 3e-4,
+    "revision_epochs": 1,
+    "learning_rate": 1e-4,
     "warmup_updates": 0,
     "context_tokens": 16,
     "distill_top_k": None,
@@ -32,9 +41,60 @@ ARMS = {
     "no revision": bind(sd_zero, revision_rounds=0, **SHARED),
 }
 ROUNDS = {"sd-zero": FIRST + SECOND, "no revision": FIRST * (1 + COPIES) + SECOND}
-OPTIONS = {"task": "add2", "prompts": 16, "samples": 4, "max_new_tokens": 4}
-EVERY, PROBLEMS = 8, 64
-TRIED: list[dict[str, Any]] = []
+OPTIONS = {"task": "add2", "prompts": 32, "samples": 4, "max_new_tokens": 4}
+EVERY, PROBLEMS = 16, 64
+TRIED: list[dict[str, Any]] = [  # accuracy at the start, after the first stage, in the end; alone
+    {
+        "seed": 0,
+        "start": "the toy",
+        "prompts": 16,
+        "learning_rates": 5e-4,
+        "epochs": 3,
+        "rounds": [8, 24],
+        "sd-zero": [0.38, 0.38, 0.0],
+        "no revision": [0.38, 0.0],
+        "why not": "no revision is ever right: nothing is learnt, and the teacher knows no phrase",
+    },
+    {
+        "seed": 0,
+        "start": "has seen the form of revisions",
+        "prompts": 16,
+        "learning_rates": 5e-4,
+        "epochs": 3,
+        "rounds": [8, 24],
+        "sd-zero": [0.29, 0.29, 0.16],
+        "no revision": [0.29, 0.18],
+        "why not": "thirty revisions, seen three times, are learnt by heart",
+    },
+    {
+        "seed": 0,
+        "prompts": 32,
+        "learning_rates": [3e-4, 1e-4],
+        "epochs": 1,
+        "rounds": [10, 20],
+        "sd-zero": [0.29, 0.33, 0.33],
+        "no revision": [0.29, 0.22],
+    },
+    {
+        "seed": 0,
+        "prompts": 64,
+        "learning_rates": [2e-4, 1e-4],
+        "epochs": 1,
+        "right_share": 0.7,
+        "rounds": [10, 20],
+        "sd-zero": [0.29, 0.32, 0.27],
+        "no revision": [0.29, 0.22],
+    },
+    {
+        "seeds": [0, 1],
+        "prompts": 32,
+        "learning_rates": [3e-4, 1e-4],
+        "epochs": 1,
+        "rounds": [16, 16],
+        "sd-zero": [[0.29, 0.37, 0.39], [0.32, 0.38, 0.44]],
+        "no revision": [[0.29, 0.20], [0.32, 0.27]],
+    },
+]
 
 
 def revising(run: build.Run, state: TrainState, *, problems: int) -> Mapping[str, float]:
@@ -52,8 +112,24 @@ def revising(run: build.Run, state: TrainState, *, problems: int) -> Mapping[str
     }
 
 
+def example(generator: np.random.Generator) -> tuple[str, str]:
+    """An answer, or the revision of one that tells nothing of it."""
+    first, second = (int(x) for x in generator.integers(10, 100, 2))
+    question, truth = f"{first}+{second}=", first + second
+    attempt, revision = (_said(truth, generator) for _ in range(2))
+    if generator.random() < 0.5:
+        return question, str(attempt)
+    phrase = PLAIN_PHRASES.right if attempt == truth else PLAIN_PHRASES.wrong
+    return f"{question}{attempt}{phrase}", str(revision)
+
+
+def _said(truth: int, generator: np.random.Generator) -> int:
+    slip = int(generator.choice([-10, -2, -1, 1, 2, 10]))
+    return truth if generator.random() < KNOWN else truth + slip
+
+
 def run_seed(seed: int) -> list[Run]:
-    model = hub.load("toy")
+    model = warm_start(hub.load("toy"), bind(example), seed=seed, **WARM)
     reading = bind(revising, problems=PROBLEMS)
     runs = []
     for arm, make in ARMS.items():
@@ -110,6 +186,8 @@ STUDY = claimed(
     Path(__file__).parent,
     settings={
         "model": "toy",
+        "warm": WARM,
+        "known": KNOWN,
         "options": OPTIONS,
         "rounds": ROUNDS,
         "arms": {arm: repr(make) for arm, make in ARMS.items()},
