@@ -15,6 +15,7 @@ MORE = {  # options without which a recipe cannot start, or has nothing to do
     "dapo": "--minibatches 2",
     "dr-grpo": "--norm-length 24",
     "rest-mcts": "--step-tokens 12",
+    "sd-zero": "--revision-rounds 1 --context-tokens 128",
     "sft": "--task svamp",
     "ttcs": "--synthesizer-rounds 1 --solver-rounds 1 --references 4 --variants 8 --votes 4",
 }
