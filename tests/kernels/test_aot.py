@@ -29,10 +29,8 @@ def check_temporaries(chip, cases):
         assert gradients <= found.output_bytes <= 1.01 * gradients, case
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "chip", [pytest.param(c, marks=pytest.mark.soak) if c != "v5p" else c for c in TOPOLOGIES]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("chip", TOPOLOGIES)
 def test_the_widest_head_compiles_without_the_logits(chip):
     cases = [Case(op, "pallas_tpu", M, 4096, V) for op in ("fused_logprob", "token_kl")]
     check_temporaries(chip, cases)
