@@ -13,7 +13,7 @@ from jaxevo.models.hub import LoadedModel
 from jaxevo.run.build import Run, build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
-from jaxevo.types import Recipe, TaskSource, TrainState
+from jaxevo.types import Bound, Recipe, TaskSource, TrainState
 
 Reading = Callable[[Run, TrainState], Mapping[str, float]]
 
@@ -58,6 +58,13 @@ def learn(
             for name, values in by_round.items():
                 values.append(float(metrics.get(name, 0.0)))
     return {"curve": curve, "by_round": by_round}
+
+
+def arms(makers: Mapping[str, Bound], seed: int, *args: Any, **how: Any) -> list[dict[str, Any]]:
+    """`learn(recipe, *args, **how)` of the recipe that each arm's maker makes."""
+    return [
+        {"arm": arm, "seed": seed, **learn(make(), *args, **how)} for arm, make in makers.items()
+    ]
 
 
 def eval_lab(run: Run, state: TrainState) -> Lab:

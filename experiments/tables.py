@@ -122,7 +122,7 @@ def studies() -> str:
                 f"| `{found['name']}` | {parts[0]} | {parts[1]} | {seeds} "
                 f"| {found['configurations_tried']} | {found['seconds']:.0f} s |"
             )
-    return _table("| recipe | shown | not shown | seeds | settings tried | took |", lines)
+    return _table("| recipe | shown | not shown | seeds | tries listed | took |", lines)
 
 
 def kernels() -> str:

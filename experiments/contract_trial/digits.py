@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.learning import eval_lab
 from experiments.warm_start import warm_start
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.readings import probe_row
@@ -169,11 +170,6 @@ def _sizes_of_more(
 
 
 # ---------------------------------------------------------------------------- readings
-def eval_lab(run: Run, state: TrainState) -> Lab:
-    """The instruments of a reading, with randomness of their own."""
-    return run.bench.lab(state.params, learner=run.learner, evaluation=True)
-
-
 def value_fit(
     run: Run, state: TrainState, prefixes: tuple[list[Row], np.ndarray]
 ) -> tuple[float, float]:

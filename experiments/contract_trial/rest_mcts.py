@@ -27,7 +27,6 @@ from experiments.contract_trial.digits import (
     HELD_OUT,
     WARM,
     WRONG,
-    eval_lab,
     keeping_labels,
     policy_start,
     source,
@@ -35,6 +34,7 @@ from experiments.contract_trial.digits import (
     value_fit,
     value_start,
 )
+from experiments.learning import eval_lab
 from experiments.study import Study, main
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.tree_search import Search, ends, grow_trees, prefix_values

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.learning import accuracy, learn
+from experiments.learning import accuracy, arms
 from experiments.study import Run, claimed, pairs
 from experiments.warm_start import warm_start
 from jaxevo.models import hub, toy
@@ -126,15 +126,8 @@ def run_seed(seed: int) -> list[Run]:
     options = RunOptions(model="toy", seed=seed, eval_problems=0, **OPTIONS)
     reading = bind(accuracy, problems=PROBLEMS)
     keep = ("reward", "zero_variance_share", "grad_norm", "loss/distill", "context/teacher")
-    return [
-        {
-            "arm": arm,
-            "seed": seed,
-            "problems": problems,
-            **learn(make(), model, options, every=EVERY, reading=reading, keep=keep, source=source),
-        }
-        for arm, make in ARMS.items()
-    ]
+    how = {"every": EVERY, "reading": reading, "keep": keep, "source": source}
+    return [{**run, "problems": problems} for run in arms(ARMS, seed, model, options, **how)]
 
 
 def gain(run: Run) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.learning import accuracy, learn
+from experiments.learning import accuracy, arms
 from experiments.study import Run, claimed, lower_bound, pairs
 from jaxevo.models import hub
 from jaxevo.recipes.grpo import grpo
@@ -51,14 +51,7 @@ def run_seed(seed: int) -> list[Run]:
     options = RunOptions(model="toy", seed=seed, eval_problems=0, **OPTIONS)
     reading = bind(accuracy, problems=PROBLEMS)
     keep = ("reward", "zero_variance_share", "context/teacher", "grad_norm", "entropy")
-    return [
-        {
-            "arm": arm,
-            "seed": seed,
-            **learn(make(), model, options, every=EVERY, reading=reading, keep=keep),
-        }
-        for arm, make in ARMS.items()
-    ]
+    return arms(ARMS, seed, model, options, every=EVERY, reading=reading, keep=keep)
 
 
 def quarter(run: Run, *, last: bool) -> float:

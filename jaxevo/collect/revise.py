@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.table import by_group
 from jaxevo.teachers.contexts import Phrases, outcome_phrase, phrases_of, without_end
-from jaxevo.types import Bound, Row, Segment, Size, Sizes, Source, TrainState
+from jaxevo.types import Row, Segment, Size, Sizes, Source, TrainState
 
 
 def revisions(
@@ -64,7 +65,6 @@ def revised(
     phrases: Phrases | None = None,
 ) -> list[Row]:
     """`copies` revisions of each verified attempt, in order and verified; see `revisions`."""
-    phrases = phrases_of(lab.tokenizer) if phrases is None else phrases
     begun = lab.fork([_opened(row, lab.tokenizer) for row in drafts], copies)
     between: list[tuple[Source, list[int]]] = [
         ("forced", outcome_phrase(row, lab.tokenizer, success=success, phrases=phrases))
@@ -107,20 +107,6 @@ def _not_too_many_right(rows: Sequence[Row], share: float) -> list[Row]:
     return kept
 
 
-def first_then(
-    lab: Lab, state: TrainState, memory: Any, *, rounds: int, first: Bound, then: Bound
-) -> dict[str, list[Row]]:
-    """The experience of one wave in the first so many rounds, and of another in all others.
-
-    Args:
-      lab, state, memory: as for every `Recipe.collect`.
-      rounds: of the first wave.
-      first, then: `(lab, state, memory) -> experience`.
-    """
-    wave = first if state.counters["round"] < rounds else then
-    return wave(lab, state, memory)
-
-
 def revision_sizes(
     rollout: RolloutConfig,
     prompt_tokens: int,
@@ -129,7 +115,6 @@ def revision_sizes(
     copies: int,
     most: int,
     phrases: Phrases | None = None,
-    objectives: tuple[str, str] = ("revise", "policy"),
 ) -> Sizes:
     """Room for `most` revisions of each of P problems, and for P problems x G answers."""
     P, G, A = rollout.prompts, rollout.samples, rollout.new_tokens
@@ -137,5 +122,5 @@ def revision_sizes(
     between = max(len(tokenizer.encode(text)) for text in (phrases.right, phrases.wrong))
     kept, answer = min(most, G * copies), 2 * A + between
     whole = Size(P * kept, answer=answer, group=kept, slots=prompt_tokens + kept * (answer - 1))
-    plain = Size(P * G, answer=A, group=G, slots=prompt_tokens + G * (A - 1))
-    return Sizes(prompt_tokens + A + between, dict(zip(objectives, (whole, plain), strict=True)))
+    plain = answers_sizes(rollout, prompt_tokens, tokenizer, most=0)
+    return Sizes(prompt_tokens + A + between, {"revise": whole, **plain.objectives})

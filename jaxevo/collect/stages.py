@@ -53,3 +53,17 @@ def take_turns(
     stage, _ = stage_of(state.counters, schedule=schedule)
     names = [name for name, _ in schedule]
     return waves[names.index(stage)](lab, state, memory)
+
+
+def first_then(
+    lab: Lab, state: TrainState, memory: Any, *, rounds: int, first: Bound, then: Bound
+) -> dict[str, list[Row]]:
+    """The experience of one wave in the first so many rounds, and of another in all others.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      rounds: of the first wave.
+      first, then: `(lab, state, memory) -> experience`.
+    """
+    wave = first if state.counters["round"] < rounds else then
+    return wave(lab, state, memory)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxevo.advantages import untaught, zero_advantage
-from jaxevo.collect.revise import first_then, revision_sizes, revisions
+from jaxevo.collect.revise import revision_sizes, revisions
+from jaxevo.collect.stages import first_then
 from jaxevo.collect.waves import single_turn
 from jaxevo.losses.credit import broadcast, distilled, refuse_uncorrectable
 from jaxevo.losses.reduce import reducer

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
 from jaxevo.rewards.integer import numbers
 from jaxevo.types import Message, Row
+
+Cut = TypeVar("Cut", str, list[int])
 
 
 class Tokenizer(Protocol):
@@ -153,8 +155,8 @@ def own_attempt(
         return None
     cut = len(attempt) > room
     if cut:
-        tail = room // 2
-        attempt = attempt[: room - tail] + attempt[len(attempt) - tail :]
+        head, tail = _ends(attempt, room)
+        attempt = head + tail
     return Context([*_list(row.prompt_ids), *attempt, *said], cut=cut)
 
 
@@ -236,8 +238,14 @@ def cut_middle(text: str, keep: int, *, mark: str = "…") -> str:
     """
     if len(text) <= keep:
         return text
+    head, tail = _ends(text, keep)
+    return head + mark + tail
+
+
+def _ends(whole: Cut, keep: int) -> tuple[Cut, Cut]:
+    """`keep` characters or ids of something longer, from its beginning and its end."""
     tail = keep // 2
-    return text[: keep - tail] + mark + text[len(text) - tail :]
+    return whole[: keep - tail], whole[len(whole) - tail :]
 
 
 def _solution(row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, success: float) -> str:

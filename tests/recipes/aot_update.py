@@ -42,8 +42,7 @@ def model() -> LoadedModel:
     params = decoder.init_params(jax.random.key(7), config)
     head = np.array(params["head"])
     head[:, toy.CONFIG.vocab_size :] = 0.0
-    embed = np.array(params["embed"])
-    return LoadedModel("wide", config, {**params, "embed": embed, "head": head}, toy.tokenizer())
+    return LoadedModel("wide", config, {**params, "head": head}, toy.tokenizer())
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ CASES = (
     Case("sd-zero", lambda: sd_zero(
         revision_rounds=1, revision_learning_rate=1e-3, revision_epochs=2, learning_rate=1e-3,
         warmup_updates=0, context_tokens=24, distill_top_k=5,
-    ), updates=4, brief=True),
+    ), updates=4),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2, kl_weight=0.05,

@@ -25,12 +25,12 @@ PARAMETERS = [  # `make check` drives the first case only
     for n, case in enumerate(CASES)
 ]
 WHOLE = [p for p in PARAMETERS if not p.values[0].brief]
-# Cases of one update of the policy by its own answers; those of more programs compile for longer.
-QUICK = ("grpo", "grpo-full", "sdpo", "srpo-routing", "dapo")
+# Whose rounds of several programs take long to compile.
+MINUTES = ("alphagrpo", "cleaner", "dpo", "ppo", "rest-mcts", "sft", "spiral", "ttcs")
 TWICE = [  # what takes another compile of everything
-    p
-    if p.values[0].name in QUICK
-    else pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
+    pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
+    if p.values[0].name in MINUTES
+    else p
     for p in WHOLE
 ]
 
