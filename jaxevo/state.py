@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxevo.base import joined, without
 from jaxevo.types import Array, Bound, Params, Recipe, TrainState
 
-COUNTERS = ("round", "position", "updates", "skipped", "skipped_in_a_row")
+COUNTERS = ("round", "position", "rollouts", "updates", "skipped", "skipped_in_a_row")
 
 
 def initial_state(
@@ -76,10 +76,16 @@ def _apply_rule(own: Params, leader: Params, *, rule: Bound) -> Params:
 
 
 def advance_counters(
-    state: TrainState, position: int, reports: Mapping[str, Sequence[Mapping[str, Any]]]
+    state: TrainState,
+    position: int,
+    rollouts: int,
+    reports: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> TrainState:
-    """Counts rounds, problems, updates, and updates refused for a non-finite loss or gradient."""
-    counters = dict(state.counters) | {"round": state.counters["round"] + 1, "position": position}
+    """Counts rounds, problems, the round's rollouts, updates, and updates refused for a non-finite
+    loss or gradient."""
+    counters = dict.fromkeys(COUNTERS, 0) | dict(state.counters)
+    counters |= {"round": counters["round"] + 1, "position": position}
+    counters["rollouts"] += rollouts
     for report in (r for reports_ in reports.values() for r in reports_):
         fine = bool(report["finite"])
         counters["updates"] += fine

@@ -66,7 +66,7 @@ def improve(
             )
     stepped = any(bool(r["finite"]) for report in reports.values() for r in report)
     state = follow(recipe, state) if stepped else state
-    return advance_counters(state, lab.position, reports), reports
+    return advance_counters(state, lab.position, lab.rollouts, reports), reports
 
 
 def learn(

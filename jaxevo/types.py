@@ -558,7 +558,8 @@ class Recipe:
 class TrainState:
     """All that learns: named weights, optimizer states by objective, and host counters.
 
-    counters: round (rounds done), position (problems drawn), updates and skipped (optimizer
+    counters: round (rounds done), position (problems drawn), rollouts (rows that any parameter set
+    has sampled tokens of, trained or not), updates and skipped (optimizer
     updates done, and those refused for a non-finite loss or gradient), skipped_in_a_row.
     """
 

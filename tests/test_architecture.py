@@ -54,6 +54,7 @@ ALLOWED = {
 }
 # Command lines alone look recipes up, or say where a result comes from.
 ALLOWED_FILES = {
+    "run/budget.py": {"recipes"},
     "run/cli.py": {"recipes"},
     "run/commands.py": {"recipes"},
     "kernels/bench.py": {"provenance"},

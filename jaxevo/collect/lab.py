@@ -158,6 +158,7 @@ class Lab:
         role: str = "policy",
         new_tokens: int | None = None,
         stop: tuple[str, ...] | None = None,
+        temperature: float | None = None,
         keep: bool = False,
     ) -> list[Row]:
         """Samples every task's prompt `samples` times; rows in order.
@@ -169,10 +170,13 @@ class Lab:
           role: what the rows are called.
           new_tokens: longest answer, None for the run's limit, which it cannot exceed.
           stop: strings that end an answer, None for the run's.
+          temperature: None for the run's; 0 is greedy, for rows that are not learnt.
           keep: whether the conversations go on, so that what was read is not read again.
         """
         samples = self.config.samples if samples is None else samples
         rows = self.asked(tasks, samples=samples, role=role)
+        if temperature is not None:
+            rows = [dataclasses.replace(row, temperature=temperature) for row in rows]
         return self._continue(rows, samples, params, new_tokens, stop, keep=keep)
 
     def attempt(
@@ -259,6 +263,7 @@ class Lab:
         """The rows after another answer; `samples` rows in a row begin alike and are read once."""
         config = self.config
         sampling = config.sampling if stop is None else config.sampling.with_stop(stop)
+        each = {row.temperature: sampling.at(row.temperature) for row in rows}
         asked = config.new_tokens if new_tokens is None else new_tokens
         limit_N = np.broadcast_to(np.minimum(asked, config.new_tokens), len(rows))
         with self._timed("sample"):
@@ -273,7 +278,7 @@ class Lab:
                 samples=samples,
                 new_tokens=config.new_tokens,
                 limit_N=limit_N.astype(np.int32),
-                sampling=sampling,
+                sampling=[each[row.temperature] for row in rows],
                 ended=ended,
                 kept=self._kept.get(params),
                 keep=keep,
@@ -312,6 +317,11 @@ class Lab:
         return dataclasses.replace(
             row, segments=(*row.segments, segment), info={**row.info, "finish": finish}
         )
+
+    @property
+    def rollouts(self) -> int:
+        """Rows of this round that have sampled tokens, forks counted once each."""
+        return sum(row.sampled_tokens > 0 for row in self.sampled.values())
 
     def record(self, rows: Sequence[Row]) -> list[Row]:
         """Logs the latest form of rows (their rewards, say), and returns them."""

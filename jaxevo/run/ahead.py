@@ -69,7 +69,7 @@ class Ahead:
     def __exit__(self, *raised: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, state: TrainState, memory: Any, position: int) -> None:
+    def begin(self, state: TrainState, memory: Any, position: int, rollouts: int = 0) -> None:
         """Starts on the round after this one, unless there is none, or a checkpoint before it.
 
         Returns once its first wave has been drawn, or all of it has ended or failed.
@@ -79,19 +79,25 @@ class Ahead:
             optimizer state.
           memory: after this round's rows.
           position: the next problem.
+          rollouts: of this round.
         """
-        following = state.counters["round"] + 1
-        if self._run.options.saves_after(following):
+        counters = {
+            **state.counters,
+            "round": state.counters["round"] + 1,
+            "position": position,
+            "rollouts": state.counters["rollouts"] + rollouts,
+        }
+        if self._run.options.saves_after(counters):
             return
         seen = TrainState(
             _kept(self._run.recipe, state.params),
             {},
-            {**state.counters, "round": following, "position": position},
+            counters,
         )
-        lab = _lab(self._run, seen, ahead=1)
-        self._next = self._pool.submit(_gathered, self._run, lab, seen, memory)
-        self._next.add_done_callback(lambda _: lab.drawn.set())
-        lab.drawn.wait()
+        following = _lab(self._run, seen, ahead=1)
+        self._next = self._pool.submit(_gathered, self._run, following, seen, memory)
+        self._next.add_done_callback(lambda _: following.drawn.set())
+        following.drawn.wait()
 
     def take(self) -> Gathered | None:
         """The round that was begun, once it is there; None where none was."""

@@ -70,7 +70,9 @@ def pick(values: Any, part: type | Callable[..., Any]) -> dict[str, Any]:
     names = (
         [f.name for f in dataclasses.fields(part)]
         if isinstance(part, type)
-        else list(inspect.signature(part).parameters)
+        else [
+            p.name for p in inspect.signature(part).parameters.values() if p.kind != p.VAR_KEYWORD
+        ]
     )
     return {name: getattr(values, name) for name in names}
 
@@ -101,6 +103,8 @@ def _options(fn: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     types, texts = typing.get_type_hints(fn), docstring_args(fn)
     fields = []
     for name, p in inspect.signature(fn).parameters.items():
+        if p.kind is p.VAR_KEYWORD:  # options of another part
+            continue
         kind = types[name]
         if p.kind is not p.KEYWORD_ONLY:
             kind = _positional(kind)

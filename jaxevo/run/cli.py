@@ -19,7 +19,11 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 COMMANDS = {
     "train": ("jaxevo.run.commands", "train", "improve a model: jaxevo train RECIPE [options]"),
     "eval": ("jaxevo.run.eval_command", "evaluate_model", "pass@k, maj@k: jaxevo eval RUN|MODEL"),
-    "compare": ("jaxevo.run.compare", "compare", "runs side by side: jaxevo compare RUN RUN ..."),
+    "compare": (
+        "jaxevo.run.compare",
+        "compare",
+        "side by side: RUN RUN ..., or RECIPE RECIPE ... --budget N",
+    ),
     "sample": ("jaxevo.run.commands", "sample", "print sampled answers to a prompt"),
     "plan": ("jaxevo.run.plan", "plan", "what a training run would need: jaxevo plan RECIPE [...]"),
     "export": ("jaxevo.run.export", "export", "write a model as a Hugging Face directory"),
@@ -50,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _keep_compiled_programs()
     try:
         command = getattr(importlib.import_module(module), function)
+        if name == "compare" and any(arg.split("=")[0] == "--budget" for arg in rest):
+            return _compare_recipes(rest)
         if name in ("train", "plan"):
             return _with_recipe(name, command, rest)
         return call(command, rest, prog=f"jaxevo {name}", summary=summary)
@@ -95,6 +101,20 @@ def usage() -> str:
     return "\n".join(
         ["usage: jaxevo COMMAND [options]", "", *lines, "", "jaxevo COMMAND --help tells more."]
     )
+
+
+def _compare_recipes(args: Sequence[str]) -> int:
+    """`compare` of recipes that are still to be run."""
+    from jaxevo.run.budget import compare_recipes, shared_options
+
+    shared = shared_options()
+    options = parse(
+        options_class(compare_recipes, shared),
+        args,
+        prog="jaxevo compare",
+        description=(inspect.getdoc(compare_recipes) or "").split("\n")[0],
+    )
+    return compare_recipes(**pick(options, compare_recipes), **pick(options, shared))
 
 
 def _with_recipe(name: str, command: Callable[..., int], args: Sequence[str]) -> int:

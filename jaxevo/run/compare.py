@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxevo.run.logs import METRICS, replace_file
 from jaxevo.run.report import PAGE_BYTES, read_config, read_metrics, thinned
-from jaxevo.run.statistics import Interval, bootstrap_interval, mean_interval
+from jaxevo.run.statistics import Interval, bootstrap_interval, mean_interval, paired_bootstrap
 from jaxevo.run.web import render_page
 
 OWN = ("seed", "out", "log")  # options in which runs of one column may differ
@@ -37,6 +37,11 @@ class Logged:
         found = [m[metric] for m in self.metrics if isinstance(m.get(metric), (int, float))]
         return np.array(found, np.float64)
 
+    def scores(self, scorer: str) -> np.ndarray | None:
+        """Mean score of each held-out problem in the end, [P]; None where it is not known."""
+        found = self.config.get("by_problem", {}).get("after", {}).get(scorer)
+        return None if found is None else np.array(found, np.float64)
+
     def seconds(self) -> float:
         """Of all phases, or of the rounds alone where the run has not ended."""
         phases = self.config.get("seconds", {})
@@ -52,7 +57,8 @@ def compare(
       runs: run folders, at least one.
       metrics: metrics of metrics.jsonl to tell of.
       last: rounds at the end that the final values are means of, at least 1.
-      out: HTML file with the table and all curves overlaid; empty for none.
+      out: HTML file with the table and all curves overlaid, and beside it the table as JSON; empty
+        for neither.
     """
     if not runs or len(set(runs)) < len(runs):
         raise ValueError("compare needs run folders, each once: jaxevo compare RUN RUN ...")
@@ -68,15 +74,40 @@ def compare(
     note = (
         f"Final values are means of the last {last} rounds. In brackets 95 %: of several seeds by "
         "Student's t over seeds; of a single run by the bootstrap over its last rounds, which "
-        "says nothing of other seeds."
+        "says nothing of other seeds. Leads are over the first column on the same seeds and held "
+        "out problems, by the bootstrap over both. Rollouts are sampled rows, whatever their role; "
+        "a round of one recipe may have more of them than one of another."
     )
     print("\n".join(text_table(list(columns), rows)))
     print(note)
     if out:
         page = comparison_page(Path(out).stem, columns, rows, note)
         replace_file(Path(out), page)
-        print(f"written: {out}")
+        told = {"note": note, "columns": _told(columns), "rows": rows}
+        data = Path(out).with_suffix(".json")
+        replace_file(data, (json.dumps(told, indent=1) + "\n").encode())
+        print(f"written: {out} and {data}")
     return 0
+
+
+def _told(columns: Mapping[str, Sequence[Logged]]) -> list[dict[str, Any]]:
+    """What the runs of each column were, for the JSON."""
+    kept = ("recipe", "recipe_repr", "versions", "devices", "evaluation", "by_problem", "seconds")
+    return [
+        {
+            "name": name,
+            "runs": [
+                {
+                    "folder": Path(run.folder).name,
+                    "options": {k: v for k, v in run.config.get("options", {}).items()
+                                if k not in ("out", "checkpoint_dir")},
+                    **{k: run.config[k] for k in kept if k in run.config},
+                }
+                for run in side
+            ],
+        }
+        for name, side in columns.items()
+    ]  # fmt: skip
 
 
 def load_run(folder: str) -> Logged:
@@ -105,11 +136,13 @@ def group_runs(runs: Sequence[Logged]) -> dict[str, list[Logged]]:
         for key in dict.fromkeys(key for side in options for key in side)
         if key not in OWN and len({str(side.get(key)) for side in options}) > 1
     ]
+    recipes = [side[0].config.get("recipe") for side in sides]
     parts = [_parts(side[0]) for side in sides]
     named: dict[str, list[Logged]] = {}
-    for side, own, part in zip(sides, options, parts, strict=True):
+    for side, own, part, recipe in zip(sides, options, parts, recipes, strict=True):
         said = [f"{key} {own[key]}" for key in differing if key in own]
-        said += [p.replace("=", " ") for p in part if any(p not in other for other in parts)]
+        alike = [other for other, name in zip(parts, recipes, strict=True) if name == recipe]
+        said += [p.replace("=", " ") for p in part if any(p not in other for other in alike)]
         name = ", ".join([str(side[0].config.get("recipe", Path(side[0].folder).name)), *said])
         if len(side) > 1:
             name += f", {len(side)} seeds"
@@ -145,6 +178,13 @@ def table_rows(
         for when in ("before", "after"):
             name = f"held out {scorer}, {when}"
             rows.append(_row(name, columns, lambda c, s=scorer, w=when: held_out_cell(c, s, w)))
+    for scorer in dict.fromkeys(s for e in told for s in e.get("after", {})):
+        if any(lead_cell(c, columns[0], scorer) != "-" for c in columns[1:]):
+            cells = [lead_cell(column, columns[0], scorer) for column in columns]
+            rows.append({"name": f"held out {scorer}, lead", "cells": cells})
+    rows.append(
+        _row("rollouts", columns, lambda c: _mean([_last(r, "rollouts") for r in c], "{:,.0f}"))
+    )
     rows.append(_row("tokens", columns, lambda c: _mean([_tokens(r) for r in c], "{:,.0f}")))
     rows.append(_row("seconds", columns, lambda c: _mean([r.seconds() for r in c], "{:,.1f}")))
     return rows
@@ -184,6 +224,24 @@ def held_out_cell(column: Sequence[Logged], scorer: str, when: str) -> str:
     if not found:
         return "-"
     return f"{found[0][0]:.3f}" if len(found) == 1 else _interval(mean_interval(found))
+
+
+def lead_cell(column: Sequence[Logged], first: Sequence[Logged], scorer: str) -> str:
+    """Mean lead in held-out score over another column, on seeds and problems that both have."""
+    others = {run.config.get("options", {}).get("seed"): run.scores(scorer) for run in first}
+    leads = []
+    for run in column if column is not first else ():
+        own, other = run.scores(scorer), others.get(run.config.get("options", {}).get("seed"))
+        if own is not None and other is not None and len(own) == len(other):
+            leads.append(own - other)
+    if not leads or len({len(lead) for lead in leads}) > 1:
+        return "-"
+    return _interval(paired_bootstrap(leads))
+
+
+def _last(run: Logged, metric: str) -> float:
+    values = run.values(metric)
+    return float(values[-1]) if values.size else 0.0
 
 
 def _tokens(run: Logged) -> float:

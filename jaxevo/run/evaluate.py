@@ -27,6 +27,13 @@ class Evaluation:
         """Mean score by scorer."""
         return {name: float(score_PG.mean()) for name, score_PG in self.scores.items()}
 
+    def by_problem(self) -> dict[str, list[float]]:
+        """Mean score of each problem by scorer, five decimals."""
+        return {
+            name: [round(float(x), 5) for x in score_PG.mean(axis=1)]
+            for name, score_PG in self.scores.items()
+        }
+
     def of_part(self, name: str) -> Evaluation:
         """That of the problems of one part of a mixture."""
         samples = len(self.texts[0])

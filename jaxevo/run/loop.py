@@ -62,14 +62,14 @@ def train(run: Run, progress: Progress) -> tuple[TrainState, dict[str, Any]]:
     """
     with _opened(run, progress) as job, Stopping() as stopping:
         asked = _anyones(stopping.asked)
-        while job.done < run.options.rounds and asked is None:
+        while not job.ended and asked is None:
             job.round()
             asked = _anyones(stopping.asked)
-            if run.options.saves_after(job.done) or asked is not None:
+            if run.options.saves_after(job.state.counters) or asked is not None:
                 job.save()
         job.finish()
     summary = dict(job.config["evaluation"])
-    if job.done < run.options.rounds:
+    if not job.ended:
         summary["stopped"] = asked
     elif is_first():
         with progress.phase("report"):
@@ -150,6 +150,11 @@ class _Job:
         """Rounds, those of earlier processes too."""
         return self.state.counters["round"]
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._run.options.ends_after(self.state.counters)
+
     def resume(self) -> None:
         """Goes back to the newest checkpoint, and the logs with it."""
         run, progress, folder = self._run, self._progress, self._log.folder
@@ -157,6 +162,7 @@ class _Job:
             self.state, self.memory, meta = self._checkpoints.restore(run.state, run.memory)
             self._log.cut_back(meta["offsets"])
         self.config["evaluation"], self._spent = meta["evaluation"], meta["seconds"]
+        self.config["by_problem"] = meta["by_problem"]
         progress.resume(self.done)
         progress.say(f"continuing {folder} after round {self.done - 1}")
         before = read_config(folder)
@@ -172,8 +178,7 @@ class _Job:
         """One round, logged, with the evaluations before and after it that are due."""
         options, index, scores = self._run.options, self.done, {}
         if _evaluates(options.eval_every, index) and options.eval_problems:
-            scores = self._evaluate()
-            self.config["evaluation"].setdefault("before", scores)
+            scores = self._evaluate("before")
         with self._progress.phase("first round" if index == 0 else "rounds"):
             self.state, self.memory, metrics, records = one_round(
                 self._run, self.state, self.memory, self._ahead, audit=self._log.write_audit
@@ -189,8 +194,13 @@ class _Job:
             raise DivergedError(_diverged(self.state, metrics))
         if any(name.startswith("nonfinite/weights/") for name in metrics):
             raise DivergedError(self._lost(f"round {index}: {faults[-1]}"))
-        if self.done == options.rounds and options.eval_problems:
-            self.config["evaluation"]["after"] = self._evaluate()
+        if self.ended and options.eval_problems:
+            self._evaluate("after")
+        if options.max_rollouts and not self.state.counters["rollouts"]:
+            raise ValueError(
+                f"--max-rollouts is {options.max_rollouts}, but round {index} sampled no row, so "
+                "that no number of them ends this run. Leave it out, and say --rounds."
+            )
 
     def save(self) -> None:
         """Begins a checkpoint of what has been done, if its weights are finite."""
@@ -204,6 +214,7 @@ class _Job:
             meta = {
                 "offsets": offsets,
                 "evaluation": self.config["evaluation"],
+                "by_problem": self.config["by_problem"],
                 "seconds": self._seconds(),
             }
             self._checkpoints.save(self.state, self.memory, meta, score=self._score())
@@ -245,13 +256,18 @@ class _Job:
         now = self._progress.seconds()
         return {n: self._spent.get(n, 0.0) + now.get(n, 0.0) for n in {**self._spent, **now}}
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, when: str) -> dict[str, float]:
+        """Held-out means by scorer, noted down: of `before` the first, of `after` the last."""
         options, source = self._run.options, self._run.bench.source
         count = min(options.eval_problems, source.held_out_size)
         tasks = [source.held_out(i) for i in range(count)]
         lab = self._run.bench.lab(self.state.params, evaluation=True)
         with self._run.sampling_scope(), self._progress.phase("evaluation"):
-            return evaluate(lab, tasks, samples=options.eval_samples).means()
+            found = evaluate(lab, tasks, samples=options.eval_samples)
+        means, whole, by_problem = found.means(), self.config["evaluation"], found.by_problem()
+        if when == "after" or when not in whole:
+            whole[when], self.config["by_problem"][when] = means, by_problem
+        return means
 
 
 def _set_logs_aside(folder: Path, progress: Progress) -> None:
@@ -286,7 +302,7 @@ def one_round(
     lab, experience = gathered.lab, gathered.experience
     memory = run.recipe.grow(memory, experience)
     if ahead is not None:
-        ahead.begin(state, memory, lab.position)
+        ahead.begin(state, memory, lab.position, lab.rollouts)
     with run.placement.scope():
         state, reports = improve(run.recipe, run.learner, lab, state, experience)
     reports = run.learner.fetch(reports)
@@ -295,6 +311,7 @@ def one_round(
     trained = dict.fromkeys(objective.trains for objective in run.recipe.objectives)
     metrics = {"round": index, **round_metrics(list(lab.sampled.values()), reports, index)}
     metrics |= {
+        "rollouts": state.counters["rollouts"],
         "updates": state.counters["updates"],
         "skipped": state.counters["skipped"],
         **{f"fingerprint/{n}": fingerprint(state.params[n]) for n in trained},
@@ -377,5 +394,6 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "devices": [str(d) for d in jax.devices()],
         "evaluation": {},
+        "by_problem": {},
         "changes": [],
     }

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxevo.collect.lab import RolloutConfig
@@ -25,6 +26,9 @@ class RunOptions:
     model: str = option("smollm2-135m", "model: smollm2-135m, toy, a Hugging Face folder or id")
     task: str = option("add1", "task: a name that `jaxevo tasks` lists, a file, or a mixture")
     rounds: int = option(20, "rounds of collect and update, at least 1")
+    max_rollouts: int = option(
+        0, "sampled rows of any role, with which a run ends after the round, 0 for no limit"
+    )
     out: str = option("runs/train", "run folder; an existing run is continued")
     seed: int = option(0, "seed of every random choice, at least 0")
     prompts: int = option(8, "problems per round, at least 1")
@@ -83,7 +87,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         least = {
             "rounds": 1, "seed": 0, "prompts": 1, "samples": 1, "max_new_tokens": 1,
-            "prompt_tokens": 0, "micro_batches": 1, "eval_problems": 0, "eval_samples": 1,
+            "max_rollouts": 0, "prompt_tokens": 0, "micro_batches": 1,
+            "eval_problems": 0, "eval_samples": 1,
             "eval_every": 0, "checkpoint_every": 0, "keep": 1, "keep_best": 0, "devices": 0,
             "off_policy": 0, "lora_rank": 0, "fsdp": 1, "tensor": 1,
         }  # fmt: skip
@@ -112,10 +117,16 @@ class RunOptions:
             return None
         return LoRA(self.lora_rank, self.lora_alpha, self.lora_targets)
 
-    def saves_after(self, done: int) -> bool:
-        """Whether a checkpoint is written after so many rounds."""
+    def ends_after(self, counters: Mapping[str, int]) -> bool:
+        """Whether a run of these counters has done all its rounds, or sampled all its rows."""
+        rollouts = counters.get("rollouts", 0)  # older checkpoints do not say
+        return counters["round"] >= self.rounds or 0 < self.max_rollouts <= rollouts
+
+    def saves_after(self, counters: Mapping[str, int]) -> bool:
+        """Whether a checkpoint is written by a run of these counters."""
         every = self.checkpoint_every
-        return done == self.rounds or (every > 0 and done % every == 0)
+        due = every > 0 and counters["round"] % every == 0
+        return due or self.ends_after(counters)
 
     def sampling(self) -> Sampling:
         """How the run draws tokens."""

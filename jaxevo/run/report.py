@@ -97,6 +97,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _config(folder: Path, budget: int) -> dict[str, Any]:
     config = read_config(folder)
+    config.pop("by_problem", None)
     if len(encoded(script_json(config))) <= budget:
         return config
     return {"left out": "config.json is larger than a quarter of this page may be; see the file."}

@@ -206,6 +206,41 @@ def bootstrap_interval(
     return Interval(mean, min(float(low), mean), max(float(high), mean))  # rounding of equal values
 
 
+def paired_bootstrap(
+    difference_SP: Sequence[Sequence[float]] | np.ndarray, level: float = 0.95, *, seed: int = 0
+) -> Interval:
+    """Mean difference of two sides on the same seeds and problems, with a bootstrap's interval.
+
+    Seeds and problems are both drawn with replacement, 10,000 times, and a resample's mean is over
+    all pairs of them; low and high are the (1 ± level)/2 quantiles. Of a single seed it says
+    nothing of others, and of a handful little: it is then too narrow.
+
+    Args:
+      difference_SP: one side less the other, finite, by seed and problem.
+      level: in (0, 1).
+      seed: of the resampling.
+
+    Raises:
+      ValueError: for no value, or values that are not finite.
+
+    References: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1 (2007).
+    """
+    _check_level(level)
+    value_SP = np.asarray(difference_SP, np.float64)
+    if value_SP.ndim != 2 or not value_SP.size or not np.isfinite(value_SP).all():
+        raise ValueError(
+            f"paired_bootstrap needs a finite value per seed and problem, got shape "
+            f"{value_SP.shape}."
+        )
+    (S, P), rng = value_SP.shape, np.random.default_rng(seed)
+    weight_RS = rng.multinomial(S, np.full(S, 1.0 / S), RESAMPLES) / S
+    weight_RP = rng.multinomial(P, np.full(P, 1.0 / P), RESAMPLES) / P
+    means = np.einsum("rs,sp,rp->r", weight_RS, value_SP, weight_RP, optimize=True)
+    low, high = np.quantile(means, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    mean = float(value_SP.mean())
+    return Interval(mean, min(float(low), mean), max(float(high), mean))
+
+
 EXACT_BELOW = 14  # values up to which all signs are tried: 2¹³ of them
 
 

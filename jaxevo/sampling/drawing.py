@@ -49,6 +49,10 @@ class Sampling:
         """The same with other stop strings."""
         return dataclasses.replace(self, stop=stop)
 
+    def at(self, temperature: float) -> Sampling:
+        """The same at another temperature."""
+        return dataclasses.replace(self, temperature=temperature)
+
     @property
     def truncates(self) -> bool:
         """Whether any token can be cut."""

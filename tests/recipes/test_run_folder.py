@@ -95,6 +95,36 @@ def test_a_run_that_stopped_goes_on_and_each_round_appears_once(finished, start,
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+def test_a_run_ends_with_the_round_that_reaches_its_rollouts_and_goes_on_with_more(
+    finished, start, tmp_path
+):
+    whole_folder, whole, _, _ = finished
+    folder = tmp_path / "budget"
+    options = {"out": str(folder), "eval_problems": 4, "checkpoint_every": 0}
+    state, summary, _ = go(start(CASE, max_rollouts=17, **options))  # 16 a round
+    assert (state.counters["round"], state.counters["rollouts"]) == (2, 32)
+    assert "stopped" not in summary
+    assert summary["after"].keys() == summary["before"].keys()
+    assert [m["rollouts"] for m in read_jsonl(folder / "metrics.jsonl")] == [16, 32]
+    config = json.loads((folder / "config.json").read_text())
+    for name, mean in config["evaluation"]["after"].items():
+        by_problem = config["by_problem"]["after"][name]
+        assert len(by_problem) == 4
+        assert np.mean(by_problem) == pytest.approx(mean, abs=1e-5)
+    more, _, _ = go(start(CASE, max_rollouts=33, **options))
+    assert more.counters == whole.counters
+    assert numbers(folder) == numbers(whole_folder)
+    left, right = (jax.device_get((s.params, s.optimizer)) for s in (whole, more))
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_rollouts_do_not_bound_a_run_that_samples_none(start, tmp_path):
+    (case,) = (c for c in CASES if c.name == "sft")
+    run = start(case, max_rollouts=8, out=str(tmp_path / "run"), eval_problems=0)
+    with pytest.raises(ValueError, match="--max-rollouts is 8, but round 0 sampled no row"):
+        go(run)
+
+
 def test_a_run_is_asked_to_stop_saves_and_goes_on(finished, start, tmp_path, monkeypatch):
     whole_folder, whole, _, _ = finished
     folder = tmp_path / "asked"

@@ -7,23 +7,38 @@ import numpy as np
 import pytest
 
 from jaxevo.run.cli import main
-from jaxevo.run.compare import best_cell, final_cell, group_runs, load_run, table_rows
+from jaxevo.run.compare import best_cell, final_cell, group_runs, lead_cell, load_run, table_rows
 from jaxevo.run.logs import compact_json
 
 
-def make_run(folder, rewards, *, seed=0, lr="1e-6", task="add1", config=True, after=0.5):
+def make_run(
+    folder,
+    rewards,
+    *,
+    seed=0,
+    lr="1e-6",
+    task="add1",
+    recipe="one",
+    config=True,
+    after=0.5,
+    problems=(),
+):
     folder.mkdir()
     if config:
         told = {
-            "recipe": "one",
+            "recipe": recipe,
             "recipe_repr": f"Recipe(lr={lr})",
             "options": {"task": task, "seed": seed, "out": str(folder)},
             "evaluation": {"before": {"exact": 0.25}, "after": {"exact": after}},
+            "by_problem": {"after": {"exact": list(problems)}} if problems else {},
             "seconds": {"load": 1.0, "rounds": 9.0},
         }
         (folder / "config.json").write_text(json.dumps(told))
     lines = [
-        compact_json({"round": n, "reward": r, "tokens": 100, "loss": 0.001, "seconds_round": 2.0})
+        compact_json(
+            {"round": n, "reward": r, "tokens": 100, "loss": 0.001, "seconds_round": 2.0}
+            | {"rollouts": 16 * (n + 1)}
+        )
         for n, r in enumerate(rewards)
     ]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -71,6 +86,35 @@ def test_cells_of_known_runs(runs):
     assert "loss, best 2 rounds" not in rows
 
 
+def test_leads_are_paired_by_seed_and_problem(tmp_path):
+    scores = {"a": ([1.0, 0.0], [0.0, 0.0]), "b": ([1.0, 0.5], [0.5, 0.0]), "c": ([1.0], [1.0])}
+    one, other, short = (
+        [
+            load_run(make_run(tmp_path / f"{name}{seed}", [0.0], seed=seed, problems=found))
+            for seed, found in enumerate(by_seed)
+        ]
+        for name, by_seed in scores.items()
+    )
+    mean, low, high = map(float, re.findall(r"[-0-9.]+", lead_cell(other, one, "exact")))
+    assert (mean, low, high) == (0.25, 0.0, 0.5)  # seeds 0.25 each; problems 0 and 0.5 in the first
+    assert lead_cell(other[:1], one, "exact") == "0.250 [0.000, 0.500]"
+    assert lead_cell(one, one, "exact") == "-"
+    assert lead_cell(short, one, "exact") == "-"
+    assert lead_cell(other, one, "other") == "-"
+    rows = {r["name"]: r["cells"] for r in table_rows([one, other], metrics=("reward",), last=1)}
+    assert rows["held out exact, lead"] == ["-", lead_cell(other, one, "exact")]
+    assert rows["rollouts"] == ["16", "16"]
+
+
+def test_options_of_a_recipe_are_named_where_its_own_columns_differ(tmp_path):
+    runs = [
+        load_run(make_run(tmp_path / "a", [0.0], lr="1e-6")),
+        load_run(make_run(tmp_path / "b", [0.0], lr="2e-6")),
+        load_run(make_run(tmp_path / "c", [0.0], lr="3e-6", recipe="two")),
+    ]
+    assert list(group_runs(runs)) == ["one, lr 1e-6", "one, lr 2e-6", "two"]
+
+
 def test_seconds_of_a_run_that_has_not_ended_are_those_of_its_rounds(tmp_path):
     assert load_run(make_run(tmp_path / "d", [0.0] * 3, config=False)).seconds() == 6.0
 
@@ -81,6 +125,10 @@ def test_compare_prints_a_table_and_writes_a_page(runs, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert "one, task add1, lr 1e-6, 2 seeds" in said[0]
     assert re.match(r"reward, final +0.500 \[0.500, 0.500\] +0.500 \[0.250, 0.750\]", said[2])
+    told = json.loads(page.with_suffix(".json").read_text())
+    assert [c["name"] for c in told["columns"]][1] == "one, task sub1, lr 1e-6"
+    assert [r["folder"] for r in told["columns"][0]["runs"]] == ["a0", "a1"]
+    assert told["rows"][1]["cells"][0] == "0.500 [0.500, 0.500]"
     text = page.read_text()
     data = json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
     assert [r["name"] for r in data["runs"]] == ["a0", "a1", "b", "c"]

@@ -8,6 +8,7 @@ from jaxevo.run.statistics import (
     bootstrap_interval,
     majority_at_k,
     mean_interval,
+    paired_bootstrap,
     pass_at_k,
     sign_flip_p,
     student_quantile,
@@ -233,3 +234,22 @@ def test_resampling_faults():
         for bad in ([], [math.nan], [[1.0]]):
             with pytest.raises(ValueError, match=f"{fn.__name__} needs one finite value"):
                 fn(bad)
+
+
+def test_paired_bootstrap_draws_seeds_and_problems():
+    rng = np.random.default_rng(0)
+    seeds, problems = rng.normal(size=(12, 1)), rng.normal(size=(1, 40))
+    found = paired_bootstrap(0.3 + 0.5 * seeds + 0.2 * problems)
+    values = 0.3 + 0.5 * seeds[:, 0], 0.2 * problems[0]
+    assert found.mean == pytest.approx(sum(v.mean() for v in values))
+    # Of additive parts the resampled means are sums of those of either; variances n-divided.
+    spread = math.sqrt(sum(v.var() / len(v) for v in values))
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(spread, rel=0.06)
+    alone = paired_bootstrap(values[1][None])
+    assert (alone.high - alone.low) / (2 * 1.96) == pytest.approx(
+        values[1].std() / 40**0.5, rel=0.05
+    )
+    assert paired_bootstrap([[0.25, 0.25], [0.25, 0.25]]) == (0.25, 0.25, 0.25)
+    for bad in ([], [[]], [0.0, 1.0], [[0.0, np.nan]]):
+        with pytest.raises(ValueError, match="a finite value per seed and problem"):
+            paired_bootstrap(bad)
