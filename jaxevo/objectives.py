@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from jaxevo.advantages import no_advantage, zero_advantage
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.kl import Estimator
+from jaxevo.losses.reduce import refuse_not_positive
 from jaxevo.losses.terms import (
     distillation,
     entropy_bonus,
@@ -108,17 +109,28 @@ def imitation_objective(
 
 
 def divergence(
-    kind: Divergence, *, alpha: float = 0.5, top_k: int | None = None, tail: bool = True
+    kind: Divergence,
+    *,
+    alpha: float = 0.5,
+    top_k: int | None = None,
+    tail: bool = True,
+    cap: float | None = None,
 ) -> tuple[Bound, Reads]:
     """The `Term.fn` of a divergence to a teacher, and what it reads of both.
 
     Args:
       kind: of `distillation`, whose options the others are, or `sampled_distillation`.
-      alpha, top_k, tail: not read by sampled; alpha by js alone.
+      alpha, top_k, tail, cap: not read by sampled; alpha by js alone.
+
+    Raises:
+      ValueError: for a cap that is not above 0.
     """
     if kind == "sampled":
         return bind(sampled_distillation), ("logp",)
-    return bind(distillation, kind=kind, alpha=alpha, top_k=top_k, tail=tail), ("hidden",)
+    if cap is not None:
+        refuse_not_positive("cap", cap)
+    how = {"alpha": alpha, "top_k": top_k, "tail": tail, "cap": cap}
+    return bind(distillation, kind=kind, **how), ("hidden",)
 
 
 def parameter_sets(*objectives: Objective, given: Sequence[ParamSet] = ()) -> tuple[ParamSet, ...]:

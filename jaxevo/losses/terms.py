@@ -254,13 +254,15 @@ def distillation(
     alpha: float = 0.5,
     top_k: int | None = None,
     tail: bool = True,
+    cap: float | None = None,
     stream: str = "text",
 ) -> Valued:
     """Divergence over the whole vocabulary between the policy and a frozen view of itself.
 
     Options as in `categorical_kl`, at the sampling temperature; rows without the view's context
-    are outside the mask. credit["distill_weight"], if there, multiplies the divergence. A view that
-    blends two sets is a teacher of mixed logits.
+    are outside the mask. A token's divergence is cut at `cap` nats, above which it has no gradient;
+    credit["distill_weight"], if there, multiplies it then. A view that blends two sets is a teacher
+    of mixed logits.
     """
     student, teacher = now[stream], frozen[view][stream]
     mask_NA = student.mask_NA & batch.present[view][:, None]
@@ -283,7 +285,9 @@ def distillation(
         temperature=batch.temperature,
         soft_cap=student.logit_cap,
     )
-    return _weighed(masked(kl_M.reshape(mask_NA.shape), mask_NA), credit, mask_NA), mask_NA
+    kl_NA = masked(kl_M.reshape(mask_NA.shape), mask_NA)
+    kl_NA = kl_NA if cap is None else jnp.minimum(kl_NA, cap)
+    return _weighed(kl_NA, credit, mask_NA), mask_NA
 
 
 def sampled_distillation(

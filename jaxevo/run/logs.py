@@ -50,8 +50,8 @@ def rollout_record(
 
     Args:
       signals: stream -> name -> one number per action; longer arrays are cut, since batches pad.
-        The text's `advantage` stands by itself. The segments' entropy (nats) is added as `entropy`
-        where the sampler kept it.
+        The text's `advantage` stands by itself. `Row.by_token` is added, and the segments' entropy
+        (nats) as `entropy` where the sampler kept it.
 
     Raises:
       ValueError: when a signal is shorter than the answer.
@@ -62,6 +62,8 @@ def rollout_record(
     signals = signals or {}
     shown = {n: _per_token(v, len(ids), name=n) for n, v in signals.get("text", {}).items()}
     advantage = shown.pop("advantage", None)
+    for name, values in row.by_token.items():
+        shown.setdefault(name, _per_token(values, len(ids), name=name))
     if "entropy" not in shown and any(s.entropy is not None for s in answer):
         shown["entropy"] = _joined(answer, [s.entropy for s in answer])
     return {

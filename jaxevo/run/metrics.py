@@ -41,8 +41,12 @@ def round_metrics(
       that sampled a token and this round's, mean over what was learnt), idle_share (rows that need
       no forward pass), padding_share (slots of the packed rows that held no token), context/<view>
       (share of rows that the view has a context for) and context_cut/<view> (of those, the share
-      whose privileged text was shortened to fit); those of an objective that is not called "policy"
-      begin with its name and a slash.
+      whose privileged text was shortened to fit). Where a teacher's log-probs were read and rows
+      are marked (`by_token["changed"]`): teacher_gap/changed and teacher_gap/copied, mean
+      |log q - log p| of tokens that are and are not, teacher_gap/ratio, of the two means of a row,
+      the median over rows with both, and teacher_against_copied, the share of tokens that are not
+      changed of which the teacher thinks less than the policy. Those of an objective that is not
+      called "policy" begin with its name and a slash.
     """
     judged = [row for row in rows if row.rewards]
     sampled = _sampled(rows)
@@ -73,7 +77,8 @@ def round_metrics(
         ages = [np.full(len(s.ids), round_index - s.weights_version) for s in learnt]
         metrics[f"{prefix}weights_age"] = _mean(np.concatenate(ages or [np.zeros(0)]))
         metrics[f"{prefix}idle_share"] = _mean(np.concatenate([r["idle"] for r in report]))
-        metrics |= {prefix + name: share for name, share in _of_contexts(report).items()}
+        told = _of_contexts(report) | _of_marks(report)
+        metrics |= {prefix + name: value for name, value in told.items()}
         filled, declared = np.sum([r["slots"] for r in report], axis=0)
         metrics[f"{prefix}padding_share"] = float(1.0 - filled / declared)
     fresh = [r for r in rows if all(s.weights_version in (round_index, -1) for s in r.segments)]
@@ -89,6 +94,34 @@ def _of_contexts(report: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         present, cut = (np.concatenate([f[what] for f in found]) for what in ("present", "cut"))
         metrics |= {f"context/{name}": _mean(present), f"context_cut/{name}": _mean(cut[present])}
     return metrics
+
+
+def _of_marks(report: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How far a teacher is from the policy where a critique changed steps, and where it did not."""
+    marks, gaps, ratios = [np.zeros(0)], [np.zeros(0)], []
+    for update in report:
+        signals = update["signals"].get("text", {})
+        if "teacher_advantage" not in signals:
+            return {}
+        gap_NA = action_signals(update, "text")["teacher_advantage"]
+        for row, idle, gap_A in zip(update["trained"], update["idle"], gap_NA, strict=True):
+            if "changed" in row.by_token and not idle:
+                mark_A = row.by_token["changed"]
+                gap_A = gap_A[: len(mark_A)]
+                marks.append(mark_A)
+                gaps.append(gap_A)
+                sides = [np.abs(gap_A[mark_A == side]) for side in (1, 0)]
+                if all(len(side) for side in sides):
+                    ratios.append(sides[0].mean() / max(sides[1].mean(), 1e-9))
+    mark, gap = np.concatenate(marks), np.concatenate(gaps)
+    if not np.isfinite(mark).any():
+        return {}
+    return {
+        "teacher_gap/changed": _mean(np.abs(gap[mark == 1])),
+        "teacher_gap/copied": _mean(np.abs(gap[mark == 0])),
+        "teacher_gap/ratio": float(np.median(ratios)) if ratios else 0.0,
+        "teacher_against_copied": _mean(gap[mark == 0] < 0),
+    }
 
 
 def _of_verifiers(verdicts: Sequence[Mapping[str, Verdict]]) -> dict[str, float]:

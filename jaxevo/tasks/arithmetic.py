@@ -104,6 +104,8 @@ def plain(source: TaskSource) -> TaskSource:
 def plain_task(task: Task) -> Task:
     """The task with one user message, `info["plain"]` ("7+8="), in place of its chat.
 
+    Worked solutions are those in characters, `info["plain_solutions"]`, where it has some.
+
     Raises:
       ValueError: for a task without `info["plain"]`.
     """
@@ -113,7 +115,10 @@ def plain_task(task: Task) -> Task:
             f"task {task.uid} has no info['plain'], which character-level models need as prompt. "
             "Use one that `jaxevo tasks` lists for character models."
         )
-    return dataclasses.replace(task, messages=(Message("user", text),))
+    info = dict(task.info)
+    if "plain_solutions" in info:
+        info["solutions"] = info["plain_solutions"]
+    return dataclasses.replace(task, messages=(Message("user", text),), info=info)
 
 
 def _plain_at(tasks: Callable[[int], Task], index: int) -> Task:

@@ -22,6 +22,7 @@ from jaxevo.tasks.prepared import tfds_records
 from jaxevo.tasks.puzzles import puzzle
 from jaxevo.tasks.records import Columns
 from jaxevo.tasks.sets import GROUPS, SETS, shipped
+from jaxevo.tasks.steps import steps
 from jaxevo.types import TaskSource
 
 MIX = "mix:"
@@ -38,6 +39,7 @@ PROCEDURAL: Mapping[str, tuple[Callable[..., TaskSource], str]] = {  # source, a
     "sub1": (arithmetic, "differences of one-digit numbers"),
     "sub2": (arithmetic, "differences of two-digit numbers"),
     "mul1": (arithmetic, "products of numbers from 2 to 9"),
+    "steps4": (steps, "sums of four numbers from 2 to 9 in tagged steps, after two worked turns"),
     "letter-count": (puzzle, "how often a letter occurs in a word, after three worked turns"),
     "max3": (puzzle, "the largest of three two-digit numbers, after two worked turns"),
     "sort3": (puzzle, "three digits in order, after two worked turns"),

@@ -2,10 +2,12 @@
 
 from jaxevo.teachers.contexts import (
     CHAT,
+    CRITIQUE,
     PLAIN,
     Context,
     Phrases,
     Wording,
+    critique,
     cut_middle,
     own_attempt,
     reprompt,
@@ -15,6 +17,7 @@ from jaxevo.teachers.weights import Teacher, Weights, teacher
 
 __all__ = [
     "CHAT",
+    "CRITIQUE",
     "PLAIN",
     "Context",
     "Phrases",
@@ -22,6 +25,7 @@ __all__ = [
     "Weights",
     "Wording",
     "copy",
+    "critique",
     "cut_middle",
     "during",
     "ema",

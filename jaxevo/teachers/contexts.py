@@ -76,6 +76,15 @@ CHAT = Wording(
     feedback="\n\nFeedback from your unsuccessful earlier attempt:\n\n{text}",
     mark="…",
 )
+CRITIQUE = Wording(
+    layout=(
+        "{question}{solution}{feedback}\n\nNow solve the problem step by step in your own words, "
+        "up to the answer."
+    ),
+    solution="\n\nA solution to reason along:\n\n{text}",
+    feedback="",
+    mark="…",
+)
 PLAIN = Wording(
     layout="{solution}{feedback}{question}",
     solution="[{text}]",
@@ -211,6 +220,44 @@ def reprompt(
     if not solution and not feedback:
         return None
 
+    return _told(row, tokenizer, wording, solution, feedback, max_prompt_tokens)
+
+
+def critique(
+    row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, *, max_prompt_tokens: int | None = None
+) -> Context | None:
+    """The original prompt with the row's feedback as a solution to reason along.
+
+    The feedback is an attempt's critique, step by step, or a worked solution: whatever the wave has
+    put there (`jaxevo.collect.critique`).
+
+    Args:
+      row: the row whose answer will be scored.
+      siblings: not read.
+      tokenizer: `chat` decides between the wordings `CRITIQUE` and `PLAIN`.
+      max_prompt_tokens: a longer prompt loses the middle of the critique. None sets no limit.
+
+    Returns:
+      A context, or None when the row has no feedback, or when its prompt exceeds the limit even
+      with one character of it.
+
+    Raises:
+      ValueError: for a task without a user message.
+
+    References:
+      arXiv 2606.11173; the transition sentence as in OPSD, arXiv 2601.18734.
+    """
+    del siblings
+    wording = CRITIQUE if tokenizer.chat else PLAIN
+    text = _only(row.feedback.strip(), wording.letters)
+    return _told(row, tokenizer, wording, text, "", max_prompt_tokens) if text else None
+
+
+def _told(
+    row: Row, tokenizer: Tokenizer, wording: Wording, solution: str, feedback: str, most: int | None
+) -> Context | None:
+    """The prompt with these sections, whose middle is left out as far as it must be."""
+
     def prompt(keep: int) -> list[int]:
         parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
         messages = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
@@ -218,12 +265,12 @@ def reprompt(
 
     longest = max(len(solution), len(feedback))
     ids = prompt(longest)
-    if max_prompt_tokens is None or len(ids) <= max_prompt_tokens:
+    if most is None or len(ids) <= most:
         return Context(ids)
     fits, too_long = 0, longest
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        if len(prompt(middle)) <= max_prompt_tokens:
+        if len(prompt(middle)) <= most:
             fits = middle
         else:
             too_long = middle
@@ -253,7 +300,7 @@ def _solution(row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, success: 
     for other in siblings:
         if other.uid == row.uid or other.group != row.group or other.accuracy < success:
             continue
-        text = _only(_without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
+        text = _only(without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
         if text:
             return text
     return ""
@@ -270,7 +317,7 @@ def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) 
     last = max((n for n, m in enumerate(messages) if m.role == "user"), default=None)
     if last is None:
         raise ValueError(
-            f"task {row.task.uid} has no user message; reprompt needs one to put its sections into."
+            f"task {row.task.uid} has no user message; a teacher needs one to be told something in."
         )
     content = wording.layout.format(
         question=messages[last].content,
@@ -281,7 +328,8 @@ def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) 
     return messages
 
 
-def _without_thoughts(text: str) -> str:
+def without_thoughts(text: str) -> str:
+    """A text without its <think>...</think>, stripped of white space."""
     text = re.sub(r"<think>.*?(?:</think>|\Z)", "", text, flags=re.DOTALL)
     return text.rpartition("</think>")[2].strip()  # a prompt may have opened the thought
 

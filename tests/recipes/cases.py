@@ -10,6 +10,7 @@ from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.dapo import dapo
 from jaxevo.recipes.dpo import dpo
 from jaxevo.recipes.dr_grpo import dr_grpo
+from jaxevo.recipes.feedback_alignment import feedback_alignment
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.gspo import gspo
 from jaxevo.recipes.passk import passk
@@ -72,6 +73,9 @@ CASES = (
         revision_rounds=1, revision_learning_rate=1e-3, revision_epochs=2, learning_rate=1e-3,
         warmup_updates=0, context_tokens=24, distill_top_k=5,
     ), updates=4),
+    Case("feedback-alignment", lambda: feedback_alignment(
+        critic="closest", learning_rate=1e-3, context_tokens=32,
+    ), run={"task": "steps4", "max_new_tokens": 12}, brief=True),
     Case("spiral", lambda: spiral(
         learning_rate=1e-3, norm_length=4.0, games=("kuhn", "tic-tac-toe"), opponent="snapshot",
         snapshot_rounds=2, kl_weight=0.05,
