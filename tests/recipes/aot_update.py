@@ -1,8 +1,9 @@
 """Compiles the updates of a case of `cases.py` for TPUs, at toy depth and real width; prints bytes.
 
-A first round is collected on the CPU, by a model of two layers of SmolLM2's width and vocabulary
-that knows the toy's letters. Then each objective's update is compiled for four chips of a v5e,
-fsdp 2 x tensor 2, as it would run there. Begin it under `jaxevo.kernels.aot.ENVIRONMENT`.
+Rounds are collected on the CPU, until every objective has rows, by a model of two layers of
+SmolLM2's width and vocabulary that knows the toy's letters. Then each objective's update is
+compiled for four chips of a v5e, fsdp 2 x tensor 2, as it would run there. Begin it under
+`jaxevo.kernels.aot.ENVIRONMENT`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -28,9 +30,11 @@ from jaxevo.models import decoder, toy
 from jaxevo.models.hub import LoadedModel
 from jaxevo.models.lora import weight_axes
 from jaxevo.parallel.mesh import Placement, make_mesh
-from jaxevo.run.build import build_run
+from jaxevo.run.build import Run, build_run
 from jaxevo.run.options import RunOptions
+from jaxevo.types import Row
 
+ROUNDS = 8  # at most
 OPTIONS = RunOptions(
     model="tiny", task="add1", prompts=4, samples=4, max_new_tokens=4, control="random"
 )
@@ -42,14 +46,29 @@ def model() -> LoadedModel:
     params = decoder.init_params(jax.random.key(7), config)
     head = np.array(params["head"])
     head[:, toy.CONFIG.vocab_size :] = 0.0
+    head[:, : toy.CONFIG.vocab_size] *= 8.0  # so that the letters have most of the mass
     return LoadedModel("wide", config, {**params, "head": head}, toy.tokenizer())
+
+
+def collected(run: Run) -> dict[str, Sequence[Row]]:
+    """Rows for each objective, of the first round that has some for it."""
+    found, memory, position = {}, run.memory, 0
+    for index in range(ROUNDS):
+        state = run.state.replace(counters={**run.state.counters, "round": index})
+        lab = run.bench.lab(state.params, learner=run.learner, round_index=index, position=position)
+        experience = run.recipe.collect(lab, state, memory)
+        memory, position = run.recipe.grow(memory, experience), lab.position
+        found = {name: rows for name, rows in experience.items() if rows} | found
+        if all(objective.name in found for objective in run.recipe.objectives):
+            return found
+    missing = [o.name for o in run.recipe.objectives if o.name not in found]
+    raise RuntimeError(f"{ROUNDS} rounds have no rows for {', '.join(missing)}")
 
 
 def main() -> None:
     (case,) = (c for c in CASES if c.name == sys.argv[1])
     run = build_run(case.make(), dataclasses.replace(OPTIONS, **case.run), model=model())
-    lab = run.bench.lab(run.state.params, learner=run.learner)
-    experience = run.recipe.collect(lab, run.state, run.memory)
+    experience = collected(run)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES["v5e"])
     mesh = make_mesh(topology.devices, fsdp=2, tensor=2)
     placement = Placement(mesh, weight_axes(dict(run.learner.forward.options)["config"]))
@@ -64,9 +83,7 @@ def main() -> None:
 
     found = {}
     for objective in run.recipe.objectives:
-        rows = experience.get(objective.name, ())
-        if not rows:
-            continue
+        rows = experience[objective.name]
         shapes = run.learner.shapes[objective.name]
         table = prepare(rows, objective, shapes.answer, run.bench.model.tokenizer)
         whole = list(range(min(len(rows), shapes.micro * shapes.rows)))
