@@ -75,6 +75,12 @@ def warm_start(
     return dataclasses.replace(model, params=state.params["policy"])
 
 
+def said(truth: int, generator: np.random.Generator, *, known: float) -> int:
+    """A sum as examples have it: right with the share `known`, or off by a slip."""
+    slip = int(generator.choice([-10, -2, -1, 1, 2, 10]))
+    return truth if generator.random() < known else truth + slip
+
+
 def rounds(
     recipe: Recipe, model: LoadedModel, *, prompt_tokens: int, steps: int, seed: int
 ) -> TrainState:

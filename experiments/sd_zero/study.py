@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.learning import eval_lab, learn
 from experiments.study import Run, claimed, lower_bound, pairs
-from experiments.warm_start import warm_start
+from experiments.warm_start import said, warm_start
 from jaxevo.collect.revise import revised
 from jaxevo.models import hub
 from jaxevo.recipes.sd_zero import sd_zero
@@ -116,16 +116,11 @@ def example(generator: np.random.Generator) -> tuple[str, str]:
     """An answer, or the revision of one that tells nothing of it."""
     first, second = (int(x) for x in generator.integers(10, 100, 2))
     question, truth = f"{first}+{second}=", first + second
-    attempt, revision = (_said(truth, generator) for _ in range(2))
+    attempt, revision = (said(truth, generator, known=KNOWN) for _ in range(2))
     if generator.random() < 0.5:
         return question, str(attempt)
     phrase = PLAIN_PHRASES.right if attempt == truth else PLAIN_PHRASES.wrong
     return f"{question}{attempt}{phrase}", str(revision)
-
-
-def _said(truth: int, generator: np.random.Generator) -> int:
-    slip = int(generator.choice([-10, -2, -1, 1, 2, 10]))
-    return truth if generator.random() < KNOWN else truth + slip
 
 
 def run_seed(seed: int) -> list[Run]:

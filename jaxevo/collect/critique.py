@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxevo.collect.edits import similarity
 from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.table import tallied
 from jaxevo.teachers.contexts import without_thoughts
 from jaxevo.types import Bound, Message, Row, Size, Sizes, Task, TrainState
 
@@ -259,9 +260,8 @@ def _with_critique(lab: Lab, row: Row, parts: Sequence[Part] | None, text: str) 
         changed = changed_parts(parts, read_steps(text.encode(), chat=lab.tokenizer.chat) or ())
         marks = part_marks(row.answer_ids.tolist(), lab.tokenizer, parts, changed)
         tally["copied"] = changed.count(False) / (len(changed) - changed.count(None))
-    info = {**row.info, "tally": {**row.info.get("tally", {}), **tally}}
     by_token = {**row.by_token, "changed": marks}
-    return dataclasses.replace(row, feedback=text, info=info, by_token=by_token)
+    return tallied(dataclasses.replace(row, feedback=text, by_token=by_token), **tally)
 
 
 def critic_sizes(

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.table import tallied
 from jaxevo.rewards.integer import numbers
+from jaxevo.tasks.told import most_that_fits
 from jaxevo.types import Message, Row, Size, Sizes, Task
 
 CHAT = """\
@@ -196,9 +198,8 @@ def judge(
             "judge_cut": int(cut),
             "judge_unasked": int(task is None),
         }
-        info = {**row.info, "judge": scores, "tally": {**row.info.get("tally", {}), **tally}}
-        rewards = {**row.rewards, "judge": reward}
-        judged.append(dataclasses.replace(row, rewards=rewards, info=info))
+        info, rewards = {**row.info, "judge": scores}, {**row.rewards, "judge": reward}
+        judged.append(tallied(dataclasses.replace(row, rewards=rewards, info=info), **tally))
     return lab.record(judged)
 
 
@@ -218,15 +219,8 @@ def _fitting(
     def fits(left: int) -> bool:
         return len(tokenizer.render(asked(left).messages)) <= limit
 
-    if fits(len(answer)):
-        return asked(len(answer)), False
-    if not fits(0):
-        return None, False
-    low, high = 0, len(answer)  # low fits, high does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return asked(low), True
+    left = most_that_fits(fits, len(answer))
+    return (None, False) if left is None else (asked(left), left < len(answer))
 
 
 def judge_sizes(

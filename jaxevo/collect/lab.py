@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxevo.base import over
 from jaxevo.collect.pack import Shapes, fitting, stack
-from jaxevo.collect.table import prepare
+from jaxevo.collect.table import prepare, tallied
 from jaxevo.tasks.mixture import PART
 from jaxevo.types import (
     Array,
@@ -180,10 +180,15 @@ class Lab:
         return self._continue(rows, samples, params, new_tokens, stop, keep=keep)
 
     def attempt(
-        self, tasks: Sequence[Task], *, params: str = "policy", role: str = "policy"
+        self,
+        tasks: Sequence[Task],
+        *,
+        samples: int | None = None,
+        params: str = "policy",
+        role: str = "policy",
     ) -> list[Row]:
         """`verify(sample(tasks))`, each row verified on a thread while others are being sampled."""
-        samples = self.config.samples
+        samples = self.config.samples if samples is None else samples
         rows = self.asked(tasks, samples=samples, role=role)
         if self._share is not None:
             return self.verify(self._continue(rows, samples, params, None, None, keep=False))
@@ -410,10 +415,10 @@ class Lab:
             coin = self._coin(self.seed, row.uid)
             rewards, feedback = {"coin": coin.score}, coin.feedback
         info = {**row.info, "verdicts": verdicts}
-        if self.source.parts:
-            part = row.task.info[PART]
-            info["tally"] = {**info.get("tally", {}), part: first.score}
-        return dataclasses.replace(row, rewards=rewards, feedback=feedback, info=info)
+        judged = dataclasses.replace(row, rewards=rewards, feedback=feedback, info=info)
+        if not self.source.parts:
+            return judged
+        return tallied(judged, **{row.task.info[PART]: first.score})
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.lab import Lab, RolloutConfig
-from jaxevo.collect.table import by_group
+from jaxevo.collect.table import by_group, tallied
 from jaxevo.teachers.contexts import Phrases, outcome_phrase, phrases_of, without_end
 from jaxevo.types import Row, Segment, Size, Sizes, Source, TrainState
 
@@ -85,12 +85,12 @@ def _opened(row: Row, tokenizer: Any) -> Row:
 
 def _revision(attempt: Row, row: Row, success: float) -> Row:
     marks = [np.full(len(s.ids), s.source == "policy", np.float32) for s in row.answer]
-    tally = {
-        "attempt_right": float(attempt.accuracy >= success),
-        "revision_right": float(row.accuracy >= success),
-    }
-    info = {**row.info, "tally": {**row.info.get("tally", {}), **tally}}
-    return dataclasses.replace(row, info=info, by_token={"revision": np.concatenate(marks)})
+    marked = dataclasses.replace(row, by_token={"revision": np.concatenate(marks)})
+    return tallied(
+        marked,
+        attempt_right=float(attempt.accuracy >= success),
+        revision_right=float(row.accuracy >= success),
+    )
 
 
 def _not_too_many_right(rows: Sequence[Row], share: float) -> list[Row]:

@@ -148,6 +148,13 @@ def by_group(rows: Iterable[Row]) -> dict[int, list[Row]]:
     return groups
 
 
+def tallied(row: Row, /, **counts: float) -> Row:
+    """The row with these in its `info["tally"]`, of which the run's metrics are means."""
+    return dataclasses.replace(
+        row, info={**row.info, "tally": {**row.info.get("tally", {}), **counts}}
+    )
+
+
 def _dense(labels: Sequence[object]) -> np.ndarray:
     """Labels as integers 0, 1, ... in order of first appearance."""
     seen: dict[object, int] = {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxevo.collect.lab import Lab
-from jaxevo.collect.table import by_group
+from jaxevo.collect.table import by_group, tallied
 from jaxevo.rewards.integer import last_number
 from jaxevo.rewards.shaping import overlong_penalty
 from jaxevo.rewards.vote import agreement, majority
@@ -74,11 +74,7 @@ def undecided_groups(
         waves += 1
         wave = by_group(lab.attempt(lab.tasks())).values()
         groups += [group for group in wave if len({row.reward for row in group}) > 1]
-    rows = [
-        dataclasses.replace(row, info={**row.info, "tally": {"waves": waves}})
-        for group in groups[:wanted]
-        for row in group
-    ]
+    rows = [tallied(row, waves=waves) for group in groups[:wanted] for row in group]
     kept = lab.record([with_overlong(row, row.sampled_tokens, limit, overlong) for row in rows])
     if entropies:
         kept = [with_entropies(row) for row in kept]

@@ -35,6 +35,17 @@ def bleu(reference: Sequence[str], text: Sequence[str]) -> float:
     return math.exp(logs + min(0.0, 1.0 - len(reference) / len(text)))
 
 
+def shared_grams(text: Sequence[str], source: Sequence[str], *, order: int = 4) -> float:
+    """Share of a text's n-grams that a source has, counted as often as both do, in [0, 1].
+
+    Of a text that is shorter than n words or characters, of what there is; 0 for an empty one.
+    """
+    if not text:
+        return 0.0
+    own, others = (_grams(side, min(order, len(text))) for side in (text, source))
+    return (own & others).total() / own.total()
+
+
 def _grams(text: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(text[start:] for start in range(order)), strict=False))
 

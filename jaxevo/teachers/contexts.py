@@ -15,7 +15,8 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 from jaxevo.rewards.integer import numbers
-from jaxevo.types import Message, Row
+from jaxevo.tasks.told import most_that_fits, with_text
+from jaxevo.types import Message, Row, Task
 
 Cut = TypeVar("Cut", str, list[int])
 
@@ -260,21 +261,14 @@ def _told(
 
     def prompt(keep: int) -> list[int]:
         parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
-        messages = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
-        return list(tokenizer.render(messages))
+        told = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
+        return list(tokenizer.render(told.messages))
 
     longest = max(len(solution), len(feedback))
-    ids = prompt(longest)
-    if most is None or len(ids) <= most:
-        return Context(ids)
-    fits, too_long = 0, longest
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if len(prompt(middle)) <= most:
-            fits = middle
-        else:
-            too_long = middle
-    return Context(prompt(fits), cut=True) if fits else None
+    if most is None:
+        return Context(prompt(longest))
+    keep = most_that_fits(lambda keep: len(prompt(keep)) <= most, longest)
+    return Context(prompt(keep), cut=keep < longest) if keep else None
 
 
 def cut_middle(text: str, keep: int, *, mark: str = "…") -> str:
@@ -312,20 +306,13 @@ def _feedback(row: Row, wording: Wording) -> str:
     return " ".join(number for number in numbers(row.feedback) if "." not in number)
 
 
-def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) -> list[Message]:
-    messages = list(row.task.messages)
-    last = max((n for n, m in enumerate(messages) if m.role == "user"), default=None)
-    if last is None:
-        raise ValueError(
-            f"task {row.task.uid} has no user message; a teacher needs one to be told something in."
-        )
-    content = wording.layout.format(
-        question=messages[last].content,
+def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) -> Task:
+    return with_text(
+        row.task,
+        wording.layout,
         solution=wording.solution.format(text=solution) if solution else "",
         feedback=wording.feedback.format(text=feedback) if feedback else "",
     )
-    messages[last] = dataclasses.replace(messages[last], content=content)
-    return messages
 
 
 def without_thoughts(text: str) -> str:

@@ -13,6 +13,7 @@ from jaxevo.recipes.dr_grpo import dr_grpo
 from jaxevo.recipes.feedback_alignment import feedback_alignment
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.gspo import gspo
+from jaxevo.recipes.igrpo import igrpo
 from jaxevo.recipes.passk import passk
 from jaxevo.recipes.ppo import ppo
 from jaxevo.recipes.reinforce_pp import reinforce_pp
@@ -99,6 +100,7 @@ CASES = (
         learning_rate=1e-3, warmup_updates=0, minibatches=2, extra_waves=2, overlong=0.5,
         entropy_share=0.5,
     ), updates=6),
+    Case("igrpo", lambda: igrpo(learning_rate=1e-3, drafts=2), brief=True),
     Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),

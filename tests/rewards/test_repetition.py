@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxevo.rewards.repetition import average_linkage, bleu, repeated
+from jaxevo.rewards.repetition import average_linkage, bleu, repeated, shared_grams
 
 
 def reference_bleu(reference, text):
@@ -99,3 +99,13 @@ def test_shares_of_a_batch():
 
 def test_texts_too_short_for_bleu_still_repeat():
     np.testing.assert_array_equal(repeated([["a"], ["a"], ["b"]]), np.array([2, 2, 1]) / 3)
+
+
+def test_shared_grams_by_hand():
+    # pairs of abab: ab, ba, ab; bab has ba and ab once each
+    assert shared_grams("abab", "bab", order=2) == pytest.approx(2 / 3, rel=1e-12)
+    assert shared_grams("abab", "xababx") == 1.0
+    assert shared_grams("15", "156") == shared_grams("15", "15") == 1.0  # too short for four
+    assert shared_grams("15", "51") == shared_grams("", "15") == shared_grams("15", "") == 0.0
+    words = ["take", "the", "ten", "over"]
+    assert shared_grams([*words, "now"], ["we", *words]) == 0.5
