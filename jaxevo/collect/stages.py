@@ -1,13 +1,15 @@
-"""Rounds in stages that take turns: the first so many rounds are one wave's, the next another's."""
+"""What changes from round to round: stages that take turns, and numbers that fade out."""
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, TypeAlias
 
 from jaxevo.collect.lab import Lab
+from jaxevo.collect.table import tallied
 from jaxevo.types import Bound, Counters, Row, TrainState
 
 Schedule: TypeAlias = tuple[tuple[str, int], ...]  # names of stages and their numbers of rounds
@@ -67,3 +69,51 @@ def first_then(
     """
     wave = first if state.counters["round"] < rounds else then
     return wave(lab, state, memory)
+
+
+def linear_decay(
+    counters: Counters, *, start: float, hold: int = 0, over: int | None = None
+) -> float:
+    """start · clip(1 − (round − hold) / over, 0, 1), the round counted from 0.
+
+    Args:
+      counters: of the round.
+      start: the value until the decay begins.
+      hold: round with which it begins; -1 takes its first step in the first round already.
+      over: rounds that it takes, None for no decay.
+
+    Raises:
+      ValueError: for fewer than 1 rounds.
+    """
+    if over is None:
+        return start
+    if over < 1:
+        raise ValueError(f"a decay takes at least 1 rounds, got {over}.")
+    return start * min(max(1.0 - (counters["round"] - hold) / over, 0.0), 1.0)
+
+
+def annealed(
+    lab: Lab, state: TrainState, memory: Any, *, wave: Bound, number: str, schedule: Bound
+) -> dict[str, list[Row]]:
+    """The rows of another wave, each with a value that depends on the round alone.
+
+    It is data, so that nothing is compiled anew when it changes, and hangs on the round's counters,
+    so that a resumed run has the same.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      wave: a `Recipe.collect` with its options.
+      number: the value's name in `Row.numbers` and `info["tally"]`.
+      schedule: `(counters) -> value`.
+    """
+    value = schedule(state.counters)
+    experience = wave(lab, state, memory)
+    return {
+        objective: lab.record([_stamped(row, number, value) for row in rows])
+        for objective, rows in experience.items()
+    }
+
+
+def _stamped(row: Row, number: str, value: float) -> Row:
+    own = dataclasses.replace(row, numbers={**row.numbers, number: value})
+    return tallied(own, **{number: value})

@@ -13,6 +13,7 @@ nor its gradient can see it. `terms` and `credit` hold the same as the parts of 
 
 from jaxevo.losses.divergence import categorical_kl, entropy
 from jaxevo.losses.entropy_band import entropy_quantile_mask
+from jaxevo.losses.evidence import evidence_weight
 from jaxevo.losses.kl import kl_penalty, sampled_reverse_kl
 from jaxevo.losses.policy import (
     clipped_surrogate,
@@ -52,6 +53,7 @@ __all__ = [
     "direct_preference",
     "entropy",
     "entropy_quantile_mask",
+    "evidence_weight",
     "identity_preference",
     "importance_weight",
     "kl_baseline",

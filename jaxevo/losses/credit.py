@@ -77,7 +77,7 @@ def broadcast(
         answers = batch.answers[stream]
         known_NA = mask_NA & jnp.asarray(answers.known_N, bool)[:, None]
         if correction != "none":
-            old_NA = _said(frozen["old"], stream, f"correction={correction!r} needs the old")
+            old_NA = logp_of(frozen["old"], stream, f"correction={correction!r} needs the old")
             behaviour_NA = jnp.asarray(answers.behaviour_NA)
             if truncation == "ignore":
                 behaviour_NA = behaviour_NA + answers.log_kept_NA
@@ -93,7 +93,7 @@ def broadcast(
         elif truncation == "correct":
             credit[stream]["weight"] = jnp.exp(masked(answers.log_kept_NA, known_NA))
         if drop_above is not None:
-            logp_NA = _said(now, stream, "drop_above needs the current")
+            logp_NA = logp_of(now, stream, "drop_above needs the current")
             given_NA = credit[stream]["advantage"]
             credit[stream]["keep"] = off_policy_mask(
                 logp_NA, answers.behaviour_NA, given_NA, known_NA, drop_above=drop_above
@@ -133,8 +133,8 @@ def distilled(
     credit = broadcast(batch, now, frozen, correction=correction, cap=cap, truncation=truncation)
     text, mask_NA = credit["text"], jnp.asarray(now["text"].mask_NA, bool)
     needs = "the ratio of a distillation needs the"
-    logp_NA = _said(now, "text", f"{needs} current")
-    old_NA = _said(frozen["old"], "text", f"{needs} old")
+    logp_NA = logp_of(now, "text", f"{needs} current")
+    old_NA = logp_of(frozen["old"], "text", f"{needs} old")
     weight_NA = importance_weight(logp_NA, old_NA, mask_NA, cap=ratio_cap)
     if "weight" in text:
         weight_NA = weight_NA * text["weight"]
@@ -147,7 +147,12 @@ def distilled(
     return {**credit, "text": {**text, **found}}
 
 
-def _said(streams: Mapping[str, Stream], name: str, needs: str) -> Array:
+def logp_of(streams: Mapping[str, Stream], name: str, needs: str) -> Array:
+    """The log-probs of a stream.
+
+    Raises:
+      ValueError: that begins with `needs`, when they were not computed.
+    """
     logp_NA = streams[name].logp_NA
     if logp_NA is None:
         raise ValueError(f'{needs} log-probs of {name!r}: add "logp" to `read`.')

@@ -4,7 +4,7 @@ from jaxevo.rewards.choice import choice, chosen
 from jaxevo.rewards.control import random_reward
 from jaxevo.rewards.decomposed import decomposed
 from jaxevo.rewards.exact import exact_match
-from jaxevo.rewards.form import boxed, characters, regex, tags, words
+from jaxevo.rewards.form import boxed, characters, last_boxed, regex, tags, words
 from jaxevo.rewards.integer import last_integer, last_number, numbers, strict_integer
 from jaxevo.rewards.mathematics import mathematics
 from jaxevo.rewards.named import verifier
@@ -28,6 +28,7 @@ __all__ = [
     "decomposed",
     "exact_match",
     "infer_values",
+    "last_boxed",
     "last_integer",
     "last_number",
     "majority",

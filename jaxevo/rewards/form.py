@@ -27,14 +27,30 @@ def boxed(task: Task, text: str) -> Verdict:
     count = text.count(_BOX)
     if count != 1:
         return _wrong(f"Your answer holds {count} \\boxed{{...}}, but must hold exactly one.")
-    start = text.index(_BOX) + len(_BOX)
+    inside = _closed(text.partition(_BOX)[2])
+    if inside is None:
+        return _wrong("Your \\boxed{ is not closed.")
+    return Verdict("pass", 1.0) if inside.strip() else _wrong("Your \\boxed{} is empty.")
+
+
+def last_boxed(text: str) -> str:
+    r"""What the last `\boxed{...}` of a text holds, "" where there is none or it is not closed.
+
+    >>> last_boxed(r"First \boxed{1}, better \boxed{ \frac{1}{2} }.")
+    '\\frac{1}{2}'
+    """
+    _, box, rest = text.rpartition(_BOX)
+    return (_closed(rest) or "").strip() if box else ""
+
+
+def _closed(text: str) -> str | None:
+    """The text up to the brace that closes one before it, None without that."""
     depth = 1
-    for brace in re.finditer(r"(?s:\\.)|[{}]", text[start:]):
+    for brace in re.finditer(r"(?s:\\.)|[{}]", text):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            inside = text[start : start + brace.start()]
-            return Verdict("pass", 1.0) if inside.strip() else _wrong("Your \\boxed{} is empty.")
-    return _wrong("Your \\boxed{ is not closed.")
+            return text[: brace.start()]
+    return None
 
 
 def tags(arguments: str) -> Callable[[Task, str], Verdict]:

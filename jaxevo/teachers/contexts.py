@@ -46,6 +46,10 @@ class Tokenizer(Protocol):
         """Prompt ids of a chat, up to where the assistant begins to speak."""
         ...
 
+    def turn(self, text: str) -> list[int]:
+        """Ids of an assistant's whole turn: a text, read literally, and the token that ends it."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -250,7 +254,7 @@ def critique(
     """
     del siblings
     wording = CRITIQUE if tokenizer.chat else PLAIN
-    text = _only(row.feedback.strip(), wording.letters)
+    text = only(row.feedback.strip(), wording.letters)
     return _told(row, tokenizer, wording, text, "", max_prompt_tokens) if text else None
 
 
@@ -261,7 +265,7 @@ def _told(
 
     def prompt(keep: int) -> list[int]:
         parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
-        told = _with_sections(row, wording, solution=parts[0], feedback=parts[1])
+        told = with_sections(row, wording, solution=parts[0], feedback=parts[1])
         return list(tokenizer.render(told.messages))
 
     longest = max(len(solution), len(feedback))
@@ -294,7 +298,7 @@ def _solution(row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, success: 
     for other in siblings:
         if other.uid == row.uid or other.group != row.group or other.accuracy < success:
             continue
-        text = _only(without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
+        text = only(without_thoughts(tokenizer.text(_list(other.answer_ids))), letters)
         if text:
             return text
     return ""
@@ -306,7 +310,12 @@ def _feedback(row: Row, wording: Wording) -> str:
     return " ".join(number for number in numbers(row.feedback) if "." not in number)
 
 
-def _with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) -> Task:
+def with_sections(row: Row, wording: Wording, *, solution: str, feedback: str) -> Task:
+    """The row's task in a wording with its sections, "" for none.
+
+    Raises:
+      ValueError: for a task without a user message.
+    """
     return with_text(
         row.task,
         wording.layout,
@@ -321,7 +330,8 @@ def without_thoughts(text: str) -> str:
     return text.rpartition("</think>")[2].strip()  # a prompt may have opened the thought
 
 
-def _only(text: str, letters: str | None) -> str:
+def only(text: str, letters: str | None) -> str:
+    """The text without characters that are not among the letters; None leaves it as it is."""
     return text if letters is None else "".join(c for c in text if c in letters).strip()
 
 

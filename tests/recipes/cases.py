@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxevo.recipes.alphagrpo import alphagrpo
+from jaxevo.recipes.cepo import cepo
 from jaxevo.recipes.cispo import cispo
 from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.dapo import dapo
@@ -70,6 +71,9 @@ CASES = (
     Case("srpo-routing", lambda: srpo_routing(
         learning_rate=1e-3, warmup_updates=0, context_tokens=24, distill_top_k=5,
     )),
+    Case("cepo", lambda: cepo(
+        learning_rate=1e-3, warmup_updates=0, context_tokens=16, mix_rounds=2, minibatches=2,
+    ), updates=6, brief=True),
     Case("sd-zero", lambda: sd_zero(
         revision_rounds=1, revision_learning_rate=1e-3, revision_epochs=2, learning_rate=1e-3,
         warmup_updates=0, context_tokens=24, distill_top_k=5,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxevo.rewards.form import boxed, characters, regex, tags, words
+from jaxevo.rewards.form import boxed, characters, last_boxed, regex, tags, words
 from jaxevo.types import Task, Verdict
 
 TASK = Task("t/1", (), "")
@@ -21,6 +21,20 @@ def fails(verdict):
 )
 def test_one_box(text):
     assert boxed(TASK, text) == PASS
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"\boxed{1} \boxed{ \frac{1}{2} }.", r"\frac{1}{2}"),
+        (r"\boxed{\}}", r"\}"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{1} \boxed{2", ""),
+        ("5", ""),
+    ],
+)
+def test_what_the_last_box_holds(text, inside):
+    assert last_boxed(text) == inside
 
 
 @pytest.mark.parametrize(
