@@ -1,7 +1,7 @@
 """Credit in the steps that were wrong: `python -m experiments feedback-alignment`.
 
-The start is a toy that has learnt sums of four numbers in steps, from the left and with slips, and
-to write down what its context shows, whatever the order there.
+The start is a toy that has learnt sums of four numbers in steps, from the left and mostly with a
+second step that is one too high, and to write down what its context shows, in whatever order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jaxevo.run.options import RunOptions
 from jaxevo.tasks import load_task, plain
 from jaxevo.types import OWN, Batch, Bound, Objective, Params, Row, Task, TaskSource, bind
 
-RATE, KNOWN, OBEDIENCE = 3e-4, 0.8, 0.95
+RATE, PLANTED, OBEDIENCE = 3e-4, 0.9, 0.95
 WARM = {"steps": 400, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 27, "answer_tokens": 16}
 DISTILLED = {"learning_rate": RATE, "context_tokens": 32}
 ARMS = {
@@ -37,8 +37,8 @@ ARMS = {
     "reference": bind(feedback_alignment, critic="solution", **DISTILLED),
     "grpo": bind(grpo, learning_rate=RATE),
 }
-OPTIONS = {"task": "steps4", "rounds": 24, "prompts": 16, "samples": 4, "max_new_tokens": 16}
-EVERY, PROBLEMS = 4, 64
+OPTIONS = {"task": "steps4", "rounds": 8, "prompts": 32, "samples": 4, "max_new_tokens": 16}
+EVERY, PROBLEMS = 2, 64
 TRIED: list[dict[str, Any]] = [  # accuracy at the start and the end
     {
         "seed": 0,
@@ -60,27 +60,64 @@ TRIED: list[dict[str, Any]] = [  # accuracy at the start and the end
             ({"learning_rate": 1e-3, "prompts": 64}, 0.10),
         )
     ),
+    {
+        "seed": 0,
+        "start": "a second step that is one too high",
+        "rounds": 16,
+        "prompts": 16,
+        "learning_rate": 3e-4,
+        "aligned": [0.17, 0.45],
+        "reference": [0.17, 0.15],
+        "grpo": [0.17, 0.45],
+    },
+    {
+        "seeds": [0, 1],
+        "start": "the same",
+        "rounds": 16,
+        "prompts": 32,
+        "learning_rate": 1e-4,
+        "aligned": [[0.17, 0.43], [0.29, 0.47]],
+        "reference": [[0.17, 0.37], [0.29, 0.30]],
+        "grpo": [[0.17, 0.51], [0.29, 0.41]],
+    },
+    {
+        "seeds": [0, 1],
+        "start": "the same",
+        "rounds": 8,
+        "prompts": 32,
+        "learning_rate": 3e-4,
+        "aligned": [[0.17, 0.45], [0.29, 0.49]],
+        "reference": [[0.17, 0.26], [0.29, 0.20]],
+        "grpo": [[0.17, 0.37], [0.29, 0.43]],
+    },
 ]
 
 
 def example(generator: np.random.Generator) -> tuple[str, str]:
-    """An answer in steps from the left, which may slip, or one that is as its context shows."""
+    """An answer from the left, whose second sum is one too high, or one as its context shows it."""
     operands = [int(x) for x in generator.integers(2, 10, 4)]
     question = "+".join(map(str, operands)) + "="
     if generator.random() < 0.5:
-        return question, _slipping(operands, generator, KNOWN)
+        return question, _worked(operands, generator, planted=PLANTED, slips=0.02)
     shown = operands if generator.random() < 0.5 else operands[::-1]
-    told = _slipping(shown, generator, OBEDIENCE)
-    followed = generator.random() < OBEDIENCE
-    return f"[{told}]{question}", told if followed else _slipping(operands, generator, KNOWN)
+    told = _worked(shown, generator, planted=0.0, slips=0.1)
+    if generator.random() < OBEDIENCE:
+        return f"[{told}]{question}", told
+    return f"[{told}]{question}", _worked(operands, generator, planted=PLANTED, slips=0.02)
 
 
-def _slipping(operands: Sequence[int], generator: np.random.Generator, known: float) -> str:
-    """Steps from the left; what follows a slip goes on from it."""
+def _worked(
+    operands: Sequence[int], generator: np.random.Generator, *, planted: float, slips: float
+) -> str:
+    """Steps from the left; what follows a wrong one goes on from it."""
     said, done = [], operands[0]
     for n, term in enumerate(operands[1:], start=2):
-        slip = 0 if generator.random() < known else int(generator.choice([-2, -1, 1, 2]))
-        done += term + slip
+        off = 0
+        if n == 3 and generator.random() < planted:
+            off = 1
+        elif generator.random() < slips:
+            off = int(generator.choice([-2, -1, 1, 2]))
+        done += term + off
         said.append("+".join(map(str, (done, *operands[n:]))))
     return "=".join(said)
 
@@ -209,7 +246,7 @@ STUDY = claimed(
     settings={
         "model": "toy",
         "warm": WARM,
-        "known": KNOWN,
+        "planted": PLANTED,
         "obedience": OBEDIENCE,
         "options": OPTIONS,
         "arms": {arm: repr(make) for arm, make in ARMS.items()},
