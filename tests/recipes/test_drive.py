@@ -25,12 +25,11 @@ PARAMETERS = [  # `make check` drives the first case only
     for n, case in enumerate(CASES)
 ]
 WHOLE = [p for p in PARAMETERS if not p.values[0].brief]
-# Whose rounds of several programs take long to compile.
-MINUTES = ("alphagrpo", "cleaner", "dpo", "ppo", "rest-mcts", "sft", "spiral", "ttcs")
+BOTH = ("grpo", "grpo-full", "sdpo")  # with a teacher and without, and with all that GRPO has
 TWICE = [  # what takes another compile of everything
-    pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
-    if p.values[0].name in MINUTES
-    else p
+    p
+    if p.values[0].name in BOTH
+    else pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.soak])
     for p in WHOLE
 ]
 

@@ -14,7 +14,7 @@ from jaxevo.run.checkpoint import Checkpoints
 BY_NAME = {case.name: case for case in CASES}
 
 
-@pytest.mark.parametrize("name", ["grpo", "grpo-lora"])
+@pytest.mark.parametrize("name", ["grpo", pytest.param("grpo-lora", marks=pytest.mark.soak)])
 def test_products_in_bfloat16_leave_weights_in_float32(name, start, drive):
     state, _, metrics, records = drive(start(BY_NAME[name], compute="bfloat16"), 2)
     whole, _, exact, _ = drive(start(BY_NAME[name]), 1)

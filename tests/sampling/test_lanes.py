@@ -50,7 +50,9 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(
-    "axes", [{}, pytest.param({"fsdp": 2}, marks=pytest.mark.soak), {"tensor": 2}], ids=str
+    "axes",
+    [{}, *(pytest.param({axis: 2}, marks=pytest.mark.soak) for axis in ("fsdp", "tensor"))],
+    ids=str,
 )
 def test_rows_are_those_of_one_device(model, axes):
     prompts, limit_N = prompts_of([5, 11, 3]), np.array([40, 2, 9, 33, 1, 33, 12, 40, 20], np.int32)
