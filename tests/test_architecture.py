@@ -89,6 +89,10 @@ def test_imports_go_one_way(path):
     assert set(imported(path)) <= allowed
 
 
+# Words that are recipes' names and mean something else there: a Greek letter.
+OTHERWISE = {"rewards/novelty.py": {"delta"}}
+
+
 def recipe_words():
     return [p.stem for p in (PACKAGE / "recipes").glob("*.py") if p.stem != "__init__"]
 
@@ -108,6 +112,8 @@ def test_no_method_is_named_in_shared_code():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text = None if node.value in docs else node.value
             found = text and names.search(text.lower())
+            if found and found.group() in OTHERWISE.get(relative, ()):
+                continue
             assert not found, f"{relative}:{node.lineno} names {found.group()}"
 
 

@@ -1,11 +1,13 @@
 """From rewards to advantages, on the whole batch.
 
 `best_of_group`, `group_relative`, `leave_one_out`, `role_baselines`, `zero_variance_share` and, by
-token, `at_last`, `generalised_advantage`, `token_return`, `whiten` are pure functions on arrays;
+token, `at_last`, `discriminant_coefficients`, `generalised_advantage`, `token_return`, `whiten` are
+pure functions on arrays;
 those whose names end with `advantage`, and `return_target`, are what an `Objective` takes; so are
 `no_advantage` and `untaught`, as `idle`.
 """
 
+from jaxevo.advantages.discriminant import discriminant_coefficients
 from jaxevo.advantages.group import (
     best_of_group,
     group_relative,
@@ -23,6 +25,7 @@ from jaxevo.advantages.objective import (
     return_target,
     temporal_advantage,
     untaught,
+    weighed_advantage,
     whitened_return_advantage,
     zero_advantage,
 )
@@ -34,6 +37,7 @@ __all__ = [
     "baseline_advantage",
     "best_advantage",
     "best_of_group",
+    "discriminant_coefficients",
     "entropy_band_advantage",
     "generalised_advantage",
     "group_advantage",
@@ -47,6 +51,7 @@ __all__ = [
     "temporal_advantage",
     "token_return",
     "untaught",
+    "weighed_advantage",
     "whiten",
     "whitened_return_advantage",
     "zero_advantage",

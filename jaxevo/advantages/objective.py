@@ -114,6 +114,17 @@ def entropy_band_advantage(batch: Batch, *, of: Bound, keep: float) -> jax.Array
     return jnp.where(entropy_quantile_mask(entropy_NA, mask_NA, keep=keep), advantage_NA, 0.0)
 
 
+def weighed_advantage(batch: Batch, *, of: Bound, number: str = "coefficient") -> jax.Array:
+    """The advantage `of`, times a number of each answer token (`Row.by_token`), [N, A].
+
+    Raises:
+      ValueError: when a row does not have that number.
+    """
+    weight_NA, advantage = _by_token(batch, number), jnp.asarray(of(batch))
+    advantage_NA = advantage if advantage.ndim == 2 else advantage[:, None]
+    return masked(weight_NA, _acted(batch)) * advantage_NA
+
+
 def temporal_advantage(
     batch: Batch, *, gamma: float = 1.0, lam: float = 0.95, whitened: bool = True
 ) -> jax.Array:

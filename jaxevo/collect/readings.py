@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxevo.advantages.discriminant import Boundary, side_sums, token_directions
 from jaxevo.losses.influence import Similarity, gradient_similarity
 from jaxevo.losses.reduce import masked, ratio
 from jaxevo.losses.total import loss_parts
@@ -59,6 +60,23 @@ def token_values(
     layout, answers = batch.layouts[OWN], batch.answers
     said = forward(sets[params], layout, answers, batch.temperature, read=("values",))["text"]
     return masked(said.values_NA, said.mask_NA)
+
+
+def discriminant_sums(
+    sets: Mapping[str, Params],
+    batch: Batch,
+    forward: Bound,
+    boundary: Boundary | None = None,
+    *,
+    params: str = "policy",
+) -> dict[str, jax.Array]:
+    """`side_sums` of the answer tokens that are learnt; by rows, under an objective whose advantage
+    is one per row."""
+    layout, answers = batch.layouts[OWN], batch.answers
+    read = ("logp", "hidden")
+    said = forward(sets[params], layout, answers, batch.temperature, read=read)["text"]
+    vector_NAD = token_directions(said.logp_NA, said.hidden_NAD, said.mask_NA)
+    return side_sums(vector_NAD, said.mask_NA, jnp.asarray(batch.advantage_N), boundary)
 
 
 def objective_gradient(

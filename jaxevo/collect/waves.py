@@ -17,11 +17,21 @@ from jaxevo.types import Bound, Row, TrainState
 
 
 def single_turn(
-    lab: Lab, state: TrainState, memory: Any, *, objective: str = "policy"
+    lab: Lab, state: TrainState, memory: Any, *, overlong: float = 0.0, objective: str = "policy"
 ) -> dict[str, list[Row]]:
-    """P problems, G answers each, verified: the experience of one objective."""
+    """P problems, G answers each, verified: the experience of one objective.
+
+    Args:
+      lab, state, memory: as for every `Recipe.collect`.
+      overlong: share of the longest answer over which a penalty grows to 1 (`with_overlong`).
+      objective: learns from the rows.
+    """
     del state, memory
-    return {objective: lab.attempt(lab.tasks())}
+    rows = lab.attempt(lab.tasks())
+    if overlong:
+        limit = lab.config.new_tokens
+        rows = lab.record([with_overlong(row, row.sampled_tokens, limit, overlong) for row in rows])
+    return {objective: rows}
 
 
 def judged(

@@ -27,8 +27,8 @@ def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray
     """
     if any(not s for s in stops):
         raise ValueError("a stop string is empty; every answer would end before its first token.")
-    delta, matched = _automaton([s.encode("utf-8") for s in stops])
-    states = len(delta)
+    moves, matched = _automaton([s.encode("utf-8") for s in stops])
+    states = len(moves)
     longest = max((len(t) for t in token_bytes), default=0)
     bytes_VL = np.zeros((len(token_bytes), longest), np.int64)
     length_V = np.array([len(t) for t in token_bytes])
@@ -38,14 +38,14 @@ def stop_table(stops: Sequence[str], token_bytes: Sequence[bytes]) -> np.ndarray
     done_QV = np.zeros_like(now_QV, bool)
     for place in range(longest):
         active_QV = (place < length_V)[None, :] & ~done_QV
-        after_QV = delta[now_QV, bytes_VL[None, :, place]]
+        after_QV = moves[now_QV, bytes_VL[None, :, place]]
         now_QV = np.where(active_QV, after_QV, now_QV)
         done_QV |= active_QV & matched[after_QV]
     return np.where(done_QV, MATCHED, now_QV).astype(np.int32)
 
 
 def _automaton(patterns: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Aho-Corasick: delta [Q, 256] and whether reaching a state completes a pattern [Q]."""
+    """Aho-Corasick: moves [Q, 256] and whether reaching a state completes a pattern [Q]."""
     edges: list[dict[int, int]] = [{}]
     ends = [False]
     for pattern in patterns:
@@ -57,17 +57,17 @@ def _automaton(patterns: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
                 ends.append(False)
             state = edges[state][byte]
         ends[state] = True
-    delta = np.zeros((len(edges), 256), np.int64)
+    moves = np.zeros((len(edges), 256), np.int64)
     fallback = [0] * len(edges)
     for byte, child in edges[0].items():
-        delta[0, byte] = child
+        moves[0, byte] = child
     queue = deque(edges[0].values())
     while queue:
         state = queue.popleft()
         ends[state] = ends[state] or ends[fallback[state]]
-        delta[state] = delta[fallback[state]]
+        moves[state] = moves[fallback[state]]
         for byte, child in edges[state].items():
-            fallback[child] = int(delta[state, byte])
-            delta[state, byte] = child
+            fallback[child] = int(moves[state, byte])
+            moves[state, byte] = child
             queue.append(child)
-    return delta, np.array(ends)
+    return moves, np.array(ends)

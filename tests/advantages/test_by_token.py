@@ -13,6 +13,7 @@ from jaxevo.advantages import (
     group_advantage,
     no_advantage,
     token_return,
+    weighed_advantage,
     whiten,
     whitened_return_advantage,
 )
@@ -41,7 +42,11 @@ def a_batch():
         uid_N2=np.zeros((N, 2), np.uint32),
         real_N=np.array([1, 1, 1, 0], bool),
         temperature=np.float32(1),
-        by_token={"entropy": np.where(MASK, ENTROPY, np.nan)},
+        by_token={
+            "entropy": np.where(MASK, ENTROPY, np.nan),
+            "weight": np.where(MASK, 1 + ENTROPY, np.nan),
+            "one": np.where(MASK, 1.0, np.nan),
+        },
     )
 
 
@@ -52,6 +57,18 @@ def test_a_return_is_what_comes_from_here_on():
         later = later[later >= t]
         want[n, t] = sum(0.5**k * REWARD[n, u] for k, u in enumerate(later))
     assert_allclose(token_return(REWARD, MASK, gamma=0.5), want, atol=1e-6)
+
+
+def test_an_advantage_can_be_weighed_by_token():
+    batch = a_batch()
+    of = bind(group_advantage)
+    row = np.asarray(of(batch))[:, None]
+    real = MASK & batch.real_N[:, None]
+    got = weighed_advantage(batch, of=of, number="weight")
+    assert_allclose(got, np.where(real, row * (1 + ENTROPY), 0), rtol=1e-6)
+    assert_array_equal(weighed_advantage(batch, of=of, number="one"), np.where(real, row, 0))
+    with pytest.raises(ValueError, match="needs 'coefficient' by token of every row"):
+        weighed_advantage(batch, of=of)
 
 
 @pytest.mark.parametrize("equal", [0.7, 0.1])

@@ -5,7 +5,7 @@ import pytest
 
 from jaxevo.collect.lab import RolloutConfig
 from jaxevo.collect.table import by_group, tabulate
-from jaxevo.collect.waves import undecided_groups
+from jaxevo.collect.waves import single_turn, undecided_groups
 from jaxevo.run.build import build_bench
 from jaxevo.sampling.sampler import Sampling
 
@@ -52,6 +52,18 @@ def test_long_answers_are_punished_after_the_choice(collect):
         assert lab.sampled[row.uid].rewards == row.rewards
     plain = collect(extra_waves=20)[1]
     assert [row.uid for row in plain] == [row.uid for row in rows]
+
+
+def test_all_groups_can_be_kept_and_long_answers_punished(collect):
+    lab, rows = collect(single_turn, overlong=0.5)
+    assert [row.uid for row in rows] == list(lab.sampled)
+    assert len({row.rewards["overlong"] for row in rows}) > 1
+    for row in rows:
+        assert row.rewards["overlong"] == min(0, -(row.sampled_tokens - 2) / 2)
+        assert lab.sampled[row.uid].rewards == row.rewards
+    plain = collect(single_turn)[1]
+    assert [row.accuracy for row in plain] == [row.accuracy for row in rows]
+    assert not any("overlong" in row.rewards for row in plain)
 
 
 def test_rows_can_have_the_entropies_of_their_sampler(collect):

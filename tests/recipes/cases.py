@@ -9,6 +9,7 @@ from jaxevo.recipes.cepo import cepo
 from jaxevo.recipes.cispo import cispo
 from jaxevo.recipes.cleaner import cleaner
 from jaxevo.recipes.dapo import dapo
+from jaxevo.recipes.delta import delta
 from jaxevo.recipes.dpo import dpo
 from jaxevo.recipes.dr_grpo import dr_grpo
 from jaxevo.recipes.feedback_alignment import feedback_alignment
@@ -105,6 +106,9 @@ CASES = (
         entropy_share=0.5,
     ), updates=6),
     Case("igrpo", lambda: igrpo(learning_rate=1e-3, drafts=2), brief=True),
+    Case("delta", lambda: delta(
+        learning_rate=1e-3, minibatches=2, overlong=0.5,
+    ), updates=6, brief=True),
     Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
