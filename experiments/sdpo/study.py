@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from experiments.hopeless import equal_rounds, gain, hopeless, wrong_sum
 from experiments.learning import accuracy, arms
 from experiments.study import Run, claimed, pairs
 from experiments.warm_start import warm_start
 from jaxevo.models import hub, toy
-from jaxevo.models.hub import LoadedModel
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.options import RunOptions
-from jaxevo.tasks import arithmetic, plain, task_source
-from jaxevo.types import TaskSource, bind
+from jaxevo.types import bind
 
 RATE = 3e-4
 WARM = {"steps": 300, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 26, "answer_tokens": 4}
@@ -37,7 +36,6 @@ OPTIONS = {
     "max_new_tokens": 4,
     "temperature": 0.7,
 }
-DRAWN, HOPELESS = 1024, 1e-3
 EVERY, PROBLEMS = 2, 128
 TRIED: list[dict[str, Any]] = [  # accuracy at the start and the end
     {
@@ -103,21 +101,7 @@ def example(generator: np.random.Generator) -> tuple[str, str]:
     """A sum that is one too high, or a line that answers what its context says."""
     if generator.random() < 0.5:
         return toy.told_line(generator, 0.95)
-    first, second = (int(x) for x in generator.integers(10, 100, 2))
-    return f"{first}+{second}=", str(first + second + 1)
-
-
-def hopeless(model: LoadedModel, seed: int) -> tuple[TaskSource, int]:
-    """Sums that the model answers right with a probability below `HOPELESS`, and how many."""
-    source = plain(arithmetic("add2", seed=seed))
-    drawn = [source.train(n) for n in range(DRAWN)]
-    tasks = list({task.uid: task for task in drawn}.values())
-    lines = [(task.messages[-1].content, task.answer) for task in tasks]
-    logp = np.asarray(toy.answer_logp(model.params, lines))
-    kept = [task for task, x in zip(tasks, logp, strict=True) if x < np.log(HOPELESS)]
-    held_out = [source.held_out(n) for n in range(source.held_out_size)]
-    found = task_source("hopeless", (kept, held_out), verifiers=source.verifiers, seed=seed)
-    return found, len(kept)
+    return wrong_sum(generator)
 
 
 def run_seed(seed: int) -> list[Run]:
@@ -128,17 +112,6 @@ def run_seed(seed: int) -> list[Run]:
     keep = ("reward", "zero_variance_share", "grad_norm", "loss/distill", "context/teacher")
     how = {"every": EVERY, "reading": reading, "keep": keep, "source": source}
     return [{**run, "problems": problems} for run in arms(ARMS, seed, model, options, **how)]
-
-
-def gain(run: Run) -> float:
-    return run["curve"][-1]["accuracy"] - run["curve"][0]["accuracy"]
-
-
-def equal_rounds(run: Run) -> list[float]:
-    """Norms of the gradient in rounds whose groups had equal rewards each."""
-    rounds = run["by_round"]
-    both = zip(rounds["grad_norm"], rounds["zero_variance_share"], strict=True)
-    return [norm for norm, share in both if share == 1.0]
 
 
 def verdict(runs: Sequence[Run]) -> dict[str, bool]:

@@ -1,10 +1,10 @@
 """From rewards to advantages, on the whole batch.
 
-`best_of_group`, `group_relative`, `leave_one_out`, `role_baselines`, `zero_variance_share` and, by
-token, `at_last`, `discriminant_coefficients`, `generalised_advantage`, `token_return`, `whiten` are
-pure functions on arrays;
-those whose names end with `advantage`, and `return_target`, are what an `Objective` takes; so are
-`no_advantage` and `untaught`, as `idle`.
+`best_of_group`, `group_relative`, `leave_one_out`, `role_baselines`, `undecided_chance`,
+`zero_variance_share` and, by token, `at_last`, `discriminant_coefficients`,
+`generalised_advantage`, `token_return`, `whiten` are pure functions on arrays; those whose names
+end with `advantage`, and `return_target`, are what an `Objective` takes; so are `no_advantage` and
+`untaught`, as `idle`.
 """
 
 from jaxevo.advantages.discriminant import discriminant_coefficients
@@ -12,6 +12,7 @@ from jaxevo.advantages.group import (
     best_of_group,
     group_relative,
     leave_one_out,
+    undecided_chance,
     zero_variance_share,
 )
 from jaxevo.advantages.objective import (
@@ -50,6 +51,7 @@ __all__ = [
     "role_baselines",
     "temporal_advantage",
     "token_return",
+    "undecided_chance",
     "untaught",
     "weighed_advantage",
     "whiten",

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxevo.types import Array
@@ -146,6 +147,23 @@ def zero_variance_share(
     share_N = jnp.where(groups.real_N, 1.0 / jnp.maximum(groups.size_N, 1.0), 0.0)
     count = jnp.maximum(jnp.round(share_N.sum()), 1.0)
     return jnp.round((share_N * groups.constant_N).sum()) / count
+
+
+def undecided_chance(success: float | Array, samples: int) -> np.ndarray:
+    """u(p) = 1 − (1 − p)^G − p^G: the chance that a group teaches, rewards being 0 and 1.
+
+    It is 1 less the expected `zero_variance_share`: symmetric about p = 1/2, where it is largest,
+    concave, and near G·p for small p.
+
+    Args:
+      success: p, the chance that one answer is right, in [0, 1].
+      samples: G, answers of a group, of which each is right or wrong by itself.
+
+    References:
+      arXiv 2602.03143.
+    """
+    p = np.asarray(success, np.float64)
+    return 1.0 - (1.0 - p) ** samples - p**samples
 
 
 class _Groups(NamedTuple):

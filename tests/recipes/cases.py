@@ -22,6 +22,7 @@ from jaxevo.recipes.reinforce_pp import reinforce_pp
 from jaxevo.recipes.rest_mcts import rest_mcts
 from jaxevo.recipes.rft import rft
 from jaxevo.recipes.rloo import rloo
+from jaxevo.recipes.sage import sage
 from jaxevo.recipes.sapo import sapo
 from jaxevo.recipes.sd_zero import sd_zero
 from jaxevo.recipes.sdpo import sdpo
@@ -109,6 +110,11 @@ CASES = (
     Case("delta", lambda: delta(
         learning_rate=1e-3, minibatches=2, overlong=0.5,
     ), updates=6, brief=True),
+    Case("sage", lambda: sage(learning_rate=1e-3, context_tokens=16, writer_tokens=16),
+         updates=6, run={"prompts": 8, "samples": 2}, brief=True),
+    Case("sage-light", lambda: sage(
+        learning_rate=1e-3, context_tokens=16, writer_tokens=16, light=True, minibatches=1,
+    ), run={"prompts": 24, "samples": 2}, brief=True),
     Case("gspo", lambda: gspo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("cispo", lambda: cispo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
     Case("sapo", lambda: sapo(learning_rate=1e-3, minibatches=2), updates=6, brief=True),
