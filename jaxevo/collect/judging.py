@@ -69,7 +69,7 @@ def judge_task(
     """
     form = _checked(prompt, chat) if prompt else (CHAT if chat else PLAIN)
     shown = {
-        "question": _question(task.messages, chat),
+        "question": question_text(task.messages, chat),
         "reference": _reference(task.answer, chat),
         "answer": neutral(answer, chat=chat),
         "highest": highest,
@@ -88,7 +88,8 @@ def neutral(answer: str, *, chat: bool) -> str:
     return answer.translate(str.maketrans("[]", "()"))
 
 
-def _question(messages: Sequence[Message], chat: bool) -> str:
+def question_text(messages: Sequence[Message], chat: bool) -> str:
+    """A question as a model is shown it, of several turns with their roles in chats."""
     if len(messages) == 1 or not chat:
         return "".join(message.content for message in messages)
     return "\n\n".join(f"{message.role}: {message.content}" for message in messages)

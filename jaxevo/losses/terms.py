@@ -254,15 +254,19 @@ def distillation(
     alpha: float = 0.5,
     top_k: int | None = None,
     tail: bool = True,
+    pointwise_clip: float | None = None,
+    token_clip: float | None = None,
     cap: float | None = None,
     stream: str = "text",
 ) -> Valued:
     """Divergence over the whole vocabulary between the policy and a frozen view of itself.
 
     Options as in `categorical_kl`, at the sampling temperature; rows without the view's context
-    are outside the mask. A token's divergence is cut at `cap` nats, above which it has no gradient;
-    credit["distill_weight"], if there, multiplies it then. A view that blends two sets is a teacher
-    of mixed logits.
+    are outside the mask. `pointwise_clip` cuts each term of the sum over the vocabulary at that
+    many nats (`kernels.token_kl`), which may turn a token's gradient round; `token_clip` scales a
+    token's divergence D by sg(min(1, clip / D)), which keeps its direction; `cap` cuts D, which has
+    no gradient then. credit["distill_weight"], if there, multiplies what is left. A view that
+    blends two sets is a teacher of mixed logits.
     """
     student, teacher = now[stream], frozen[view][stream]
     mask_NA = student.mask_NA & batch.present[view][:, None]
@@ -282,11 +286,15 @@ def distillation(
         alpha=alpha,
         top_k=top_k,
         tail=tail,
+        pointwise_clip=pointwise_clip,
         temperature=batch.temperature,
         soft_cap=student.logit_cap,
     )
     kl_NA = masked(kl_M.reshape(mask_NA.shape), mask_NA)
-    kl_NA = kl_NA if cap is None else jnp.minimum(kl_NA, cap)
+    if token_clip is not None:
+        kl_NA = kl_NA * jax.lax.stop_gradient(token_clip / jnp.maximum(kl_NA, token_clip))
+    if cap is not None:
+        kl_NA = jnp.minimum(kl_NA, cap)
     return _weighed(kl_NA, credit, mask_NA), mask_NA
 
 

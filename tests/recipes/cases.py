@@ -29,6 +29,7 @@ from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.sft import sft
 from jaxevo.recipes.spiral import spiral
 from jaxevo.recipes.srpo_routing import srpo_routing
+from jaxevo.recipes.trace import trace
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.types import Recipe
 
@@ -76,6 +77,10 @@ CASES = (
     Case("cepo", lambda: cepo(
         learning_rate=1e-3, warmup_updates=0, context_tokens=16, mix_rounds=2, minibatches=2,
     ), updates=6, brief=True),
+    Case("trace", lambda: trace(
+        learning_rate=1e-3, context_tokens=16, hold_rounds=1, decay_rounds=1, coverage=0.5,
+        annotator_tokens=16,
+    ), brief=True),
     Case("sd-zero", lambda: sd_zero(
         revision_rounds=1, revision_learning_rate=1e-3, revision_epochs=2, learning_rate=1e-3,
         warmup_updates=0, context_tokens=24, distill_top_k=5,
