@@ -58,7 +58,7 @@ def trace(
 
     Differs from the paper: the annotator is the policy or its start, never another model; character
     models are annotated by a rule; std-normalised advantages; a label with the reference in it
-    counts as none.
+    counts as none. With `control` the coin decides rewards, and annotators see the truth still.
 
     Args:
       learning_rate: AdamW step size per update.
@@ -67,7 +67,8 @@ def trace(
       max_grad_norm: longest gradient before clipping, in the global 2-norm.
       route: right, for a strong base: forward KL; wrong, for a weak one: reverse KL.
       distill_weight: w, of the divergence; 0.5 in the paper.
-      hold_rounds: rounds before the fall. decay_rounds: of the fall; then GRPO alone is left.
+      hold_rounds: rounds before the fall.
+      decay_rounds: of the fall; then GRPO alone is left.
       coverage: largest share of an attempt's tokens in its span.
       kl_clip: entry cuts each vocabulary term at `clip_at`, which may turn the gradient round;
         token scales a token's divergence down to it; off.

@@ -16,9 +16,7 @@ from jaxevo.tasks.told import with_text
 from jaxevo.types import Message, Task
 
 LEVELS = 3
-Hints: TypeAlias = tuple[
-    str, ...
-]  # from the least that is said to the most; "" where one is missing
+Hints: TypeAlias = tuple[str, ...]  # from the least that is said to the most; "" for none
 
 TUTOR = """\
 You are a tutor. You are shown a question and a solution of it, and you write three hints for a \

@@ -15,7 +15,8 @@ from jaxevo.run.checkpoint import Checkpoints
 from jaxevo.run.metrics import without_times
 from jaxevo.types import OWN
 
-SOAKED = ("sdpo-lora", "ppo-lora")  # grpo-lora is driven in each test run
+# Of these recipes another case is driven in each test run, and grpo-lora.
+SOAKED = ("sdpo-lora", "ppo-lora", "grpo-curriculum", "dpo-kto", "sage-light")
 PARAMETERS = [  # `make check` drives the first case only
     pytest.param(
         case,
