@@ -27,7 +27,7 @@ level_2: the method, or an intermediate direction.
 level_3: substantial guidance through the steps, without the last one.
 Reply with nothing but JSON of this form:
 {"level_1": "...", "level_2": "...", "level_3": "..."}"""
-CHAT_ASKED = "Question:\n{question}\n\nSolution:\n{solution}"
+CHAT_ASKED = "Question:\n{question}\n\nSolution:\n{solution}\n\nWrite the three hints as JSON."
 PLAIN_ASKED = "[{solution}]{question}"
 CHAT_SHOWN = "{question}\n\nHere is a hint:\n{hint}"
 PLAIN_SHOWN = "{hint}?{question}"

@@ -20,7 +20,10 @@ PLAIN = Task("t/2", (Message("user", "7+8="),), "15", {"solution": "in words"})
 
 def test_the_writer_is_shown_question_and_solution():
     told = hint_task(CHAT, reference(CHAT, chat=True), chat=True)
-    question = "Question:\nWhat is 7+8?\n\nSolution:\n7+3 is 10, and 5 more."
+    question = (
+        "Question:\nWhat is 7+8?\n\nSolution:\n7+3 is 10, and 5 more.\n\n"
+        "Write the three hints as JSON."
+    )
     assert told.messages == (Message("system", TUTOR), Message("user", question))
     assert told.answer == ""
     told = hint_task(PLAIN, reference(PLAIN, chat=False), chat=False)
