@@ -32,11 +32,6 @@ def hopeless(model: LoadedModel, seed: int) -> tuple[TaskSource, int]:
     return found, len(kept)
 
 
-def gain(run: Run) -> float:
-    """Accuracy at the end less that at the start."""
-    return run["curve"][-1]["accuracy"] - run["curve"][0]["accuracy"]
-
-
 def equal_rounds(run: Run) -> list[float]:
     """Norms of the gradient in rounds whose groups had equal rewards each."""
     rounds = run["by_round"]

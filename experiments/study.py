@@ -100,6 +100,28 @@ def pairs(runs: Sequence[Run], one: str, other: str) -> list[tuple[Run, Run]]:
     return [(arms[one, s], arms[other, s]) for s in sorted({r["seed"] for r in runs})]
 
 
+def gain(run: Run) -> float:
+    """Accuracy at the end less that at the start."""
+    return run["curve"][-1]["accuracy"] - run["curve"][0]["accuracy"]
+
+
+def styled(
+    runs: Sequence[Run], colors: Mapping[str, str], labels: Mapping[str, str] | None = None
+) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Each run with its line's style: a color by arm, and a label, the arm's own name unless
+    another is given, with the first seed."""
+    for run in runs:
+        label = (labels or {}).get(run["arm"], run["arm"])
+        own = label if run["seed"] == runs[0]["seed"] else None
+        yield run, {"color": colors[run["arm"]], "label": own, "linewidth": 1.2}
+
+
+def plot_reading(axes: Any, run: Run, name: str, **style: Any) -> None:
+    """A number of each reading against the rollouts until then."""
+    curve = run["curve"]
+    axes.plot([c["rollouts"] for c in curve], [c[name] for c in curve], **style)
+
+
 def lower_bound(values: Sequence[float], *, level: float = 0.95) -> float:
     """One-sided confidence bound of a mean: mean − t s / √n, Student's t of n − 1 degrees."""
     n, spread = len(values), float(np.std(values, ddof=1))

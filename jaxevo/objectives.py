@@ -133,11 +133,15 @@ def divergence(
     return bind(distillation, kind=kind, **how), ("hidden",)
 
 
-def parameter_sets(*objectives: Objective, given: Sequence[ParamSet] = ()) -> tuple[ParamSet, ...]:
+def parameter_sets(
+    *objectives: Objective, given: Sequence[ParamSet] = (), also: Sequence[str] = ()
+) -> tuple[ParamSet, ...]:
     """The sets that objectives train and that their views read, in order.
 
-    Those of them that are in `given` are taken from there: sets that follow others, say.
+    Those of them that are in `given` are taken from there: sets that follow others, say. also:
+    further ones, of a judge or a critic, that waves alone read.
     """
     own = {param.name: param for param in given}
     names = dict.fromkeys(name for objective in objectives for name in objective.sets)
+    names |= dict.fromkeys(also)
     return tuple(own.get(name, ParamSet(name)) for name in names)

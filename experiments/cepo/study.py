@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning import arms, eval_lab
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, lower_bound, pairs, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.losses.reduce import masked
 from jaxevo.models import hub
@@ -166,11 +166,8 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"cepo": "C0", "grpo": "0.55"}
-    for run in runs:
-        label = run["arm"].upper() if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        rollouts = [c["rollouts"] for c in run["curve"]]
-        left.plot(rollouts, [c["accuracy"] for c in run["curve"]], **style)
+    for run, style in styled(runs, colors, {"cepo": "CEPO", "grpo": "GRPO"}):
+        plot_reading(left, run, "accuracy", **style)
     own = [run for run in runs if run["arm"] == "cepo"]
     names = ("contrast_decisive", "contrast_filler", "alone_decisive", "alone_filler")
     for place, name in enumerate(names):

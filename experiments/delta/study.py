@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.learning import arms, eval_lab
-from experiments.study import Run, claimed, lower_bound
+from experiments.study import Run, claimed, lower_bound, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.advantages.discriminant import token_directions
 from jaxevo.collect.coefficients import with_coefficients
@@ -161,12 +161,8 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"delta": "C0", "grpo": "0.55"}
-    for run in runs:
-        label = {"delta": "DelTA", "grpo": "GRPO"}[run["arm"]]
-        style = {"color": colors[run["arm"]], "linewidth": 1.2}
-        style["label"] = label if run["seed"] == runs[0]["seed"] else None
-        rollouts = [c["rollouts"] for c in run["curve"]]
-        right.plot(rollouts, [c["accuracy"] for c in run["curve"]], **style)
+    for run, style in styled(runs, colors, {"delta": "DelTA", "grpo": "GRPO"}):
+        plot_reading(right, run, "accuracy", **style)
     own = [run for run in runs if run["arm"] == "delta"]
     kinds = ("shared", "mark", "own")
     for k, (side, color) in enumerate((("right", "C2"), ("wrong", "C3"))):

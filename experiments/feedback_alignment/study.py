@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments.learning import accuracy, arms, eval_lab
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, gain, lower_bound, pairs, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.collect.critique import closest_solution, first_solution, with_critiques
 from jaxevo.losses.reduce import masked
@@ -137,7 +137,7 @@ def _turned(tasks: Callable[[int], Task], index: int) -> Task:
     return dataclasses.replace(task, info=info)
 
 
-def gain(sets: Mapping[str, Params], batch: Batch, forward: Bound) -> Mapping[str, jax.Array]:
+def lift(sets: Mapping[str, Params], batch: Batch, forward: Bound) -> Mapping[str, jax.Array]:
     """log q − log p of each token of a row that the teacher is told something about."""
     own, told = (
         forward(sets[name], batch.layouts[at], batch.answers, batch.temperature, read=("logp",))
@@ -167,10 +167,10 @@ def localised(model: LoadedModel, source: TaskSource, options: RunOptions) -> di
 
 
 def _by_side(lab: Any, rows: Sequence[Row], objective: Objective) -> dict[str, float]:
-    gains_NA = lab.map(bind(gain), rows, like=objective)
+    lifts_NA = lab.map(bind(lift), rows, like=objective)
     changed, copied = (
         [g[: len(row.answer_ids)][row.by_token["changed"] == side] for row, g in
-         zip(rows, gains_NA, strict=True)]
+         zip(rows, lifts_NA, strict=True)]
         for side in (1, 0)
     )  # fmt: skip
     ratios = [np.abs(a).mean() / np.abs(b).mean() for a, b in zip(changed, copied, strict=True)]
@@ -192,15 +192,11 @@ def run_seed(seed: int) -> list[Run]:
     return [{**run, "at_start": at_start} for run in arms(ARMS, seed, model, options, **how)]
 
 
-def rise(run: Run) -> float:
-    return run["curve"][-1]["accuracy"] - run["curve"][0]["accuracy"]
-
-
 def verdict(runs: Sequence[Run]) -> dict[str, bool]:
     ratio, times, lead, level = STUDY.target.values()
     starts = [own["at_start"] for own, _ in pairs(runs, "aligned", "grpo")]
     leads = {
-        other: [rise(a) - rise(b) for a, b in pairs(runs, "aligned", other)]
+        other: [gain(a) - gain(b) for a, b in pairs(runs, "aligned", other)]
         for other in ("reference", "grpo")
     }
     return {
@@ -231,11 +227,8 @@ def draw(axes: Any, runs: Sequence[Run]) -> None:
     left.set_title("What the teacher thinks of steps", loc="left", fontsize=11)
     colors = {"aligned": "C0", "reference": "C1", "grpo": "0.55"}
     labels = {"aligned": "own steps corrected", "reference": "other solution", "grpo": "GRPO"}
-    for run in runs:
-        label = labels[run["arm"]] if run["seed"] == runs[0]["seed"] else None
-        curve = run["curve"]
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        right.plot([c["rollouts"] for c in curve], [c["accuracy"] for c in curve], **style)
+    for run, style in styled(runs, colors, labels):
+        plot_reading(right, run, "accuracy", **style)
     right.set(xlabel="rollouts", ylabel="accuracy, held out")
     right.set_title("Learning from it", loc="left", fontsize=11)
     right.legend(frameon=False)

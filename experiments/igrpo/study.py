@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.learning import learn
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, lower_bound, pairs, plot_reading, styled
 from experiments.warm_start import said, warm_start
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.refine import RIGHT, best_drafts, refinements
@@ -160,19 +160,15 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"igrpo": "C0", "grpo": "0.55"}
-    for run in runs:
-        first = run["seed"] == runs[0]["seed"]
-        style = {"color": colors[run["arm"]], "linewidth": 1.2}
-        rollouts = [c["rollouts"] for c in run["curve"]]
-        label = run["arm"] if first else None
-        left.plot(rollouts, [c["accuracy"] for c in run["curve"]], label=label, **style)
+    for run, style in styled(runs, colors):
+        plot_reading(left, run, "accuracy", **style)
         if run["arm"] == "igrpo":
             for name, line, text in (
                 ("behind_right", "-", "behind a right draft"),
                 ("fresh_right", ":", "afresh, same problems"),
             ):
-                shown = {**style, "linestyle": line, "label": text if first else None}
-                right.plot(rollouts, [c[name] for c in run["curve"]], **shown)
+                shown = {**style, "linestyle": line, "label": style["label"] and text}
+                plot_reading(right, run, name, **shown)
     left.set(xlabel="rollouts", ylabel="share of right answers, held out", ylim=(0, 1))
     left.set_title("Asked without a draft", loc="left", fontsize=11)
     left.legend(frameon=False)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.hopeless import HOPELESS, equal_rounds, gain, hopeless, wrong_sum
+from experiments.hopeless import HOPELESS, equal_rounds, hopeless, wrong_sum
 from experiments.learning import accuracy, learn
-from experiments.study import Run, claimed, pairs
+from experiments.study import Run, claimed, gain, pairs, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.models import hub, toy
 from jaxevo.recipes.grpo import grpo
@@ -101,11 +101,8 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"sage": "C0", "grpo": "0.55"}
-    for run in runs:
-        label = run["arm"].upper() if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        curve = run["curve"]
-        left.plot([c["rollouts"] for c in curve], [c["accuracy"] for c in curve], **style)
+    for run, style in styled(runs, colors, {"sage": "SAGE", "grpo": "GRPO"}):
+        plot_reading(left, run, "accuracy", **style)
         if run["arm"] == "sage":
             right.plot(np.arange(1, ROUNDS + 1), run["by_round"]["tally/hinted"], **style)
     left.set(xlabel="rollouts", ylabel="accuracy without hints, held out", ylim=(0, 1))

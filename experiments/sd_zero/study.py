@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.learning import eval_lab, learn
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, lower_bound, pairs, plot_reading, styled
 from experiments.warm_start import said, warm_start
 from jaxevo.collect.revise import revised
 from jaxevo.models import hub
@@ -161,12 +161,9 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"sd-zero": "C0", "no revision": "0.55"}
-    for run in runs:
-        label = run["arm"] if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        rollouts = [c["rollouts"] for c in run["curve"]]
-        left.plot(rollouts, [c["accuracy"] for c in run["curve"]], **style)
-        right.plot(rollouts, [c["corrected"] for c in run["curve"]], **style)
+    for run, style in styled(runs, colors):
+        plot_reading(left, run, "accuracy", **style)
+        plot_reading(right, run, "corrected", **style)
     for one in axes:
         one.axvline(at(runs[0], FIRST)["rollouts"], color="0.8", linewidth=0.8)
         one.set(xlabel="rollouts")

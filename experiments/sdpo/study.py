@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.hopeless import equal_rounds, gain, hopeless, wrong_sum
+from experiments.hopeless import equal_rounds, hopeless, wrong_sum
 from experiments.learning import accuracy, arms
-from experiments.study import Run, claimed, pairs
+from experiments.study import Run, claimed, gain, pairs, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.models import hub, toy
 from jaxevo.recipes.grpo import grpo
@@ -128,11 +128,9 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"sdpo": "C0", "grpo": "0.55"}
-    for run in runs:
-        label = run["arm"].upper() if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        curve, shares = run["curve"], run["by_round"]["zero_variance_share"]
-        left.plot([c["rollouts"] for c in curve], [c["accuracy"] for c in curve], **style)
+    for run, style in styled(runs, colors, {"sdpo": "SDPO", "grpo": "GRPO"}):
+        plot_reading(left, run, "accuracy", **style)
+        shares = run["by_round"]["zero_variance_share"]
         right.plot(np.arange(1, len(shares) + 1), shares, **style)
     left.set(xlabel="rollouts", ylabel="accuracy, held out", ylim=(0, 1))
     left.set_title("Two-digit sums, from a wrong rule", loc="left", fontsize=11)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.learning import accuracy, arms
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, lower_bound, pairs, plot_reading, styled
 from jaxevo.models import hub
 from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.sdpo import sdpo
@@ -88,11 +88,8 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"srpo-routing": "C0", "sdpo": "C1", "grpo": "0.55"}
-    for run in runs:
-        label = run["arm"] if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        curve = run["curve"]
-        left.plot([c["rollouts"] for c in curve], [c["accuracy"] for c in curve], **style)
+    for run, style in styled(runs, colors):
+        plot_reading(left, run, "accuracy", **style)
         if run["arm"] != "grpo":
             right.plot(run["by_round"]["context/teacher"], **style)
     left.set(xlabel="rollouts", ylabel="accuracy, held out")

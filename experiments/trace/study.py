@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.learning import accuracy, arms
-from experiments.study import Run, claimed, lower_bound, pairs
+from experiments.study import Run, claimed, lower_bound, pairs, plot_reading, styled
 from experiments.warm_start import warm_start
 from jaxevo.collect.lab import Lab
 from jaxevo.models import hub
@@ -135,11 +135,8 @@ def verdict(runs: Sequence[Run]) -> dict[str, bool]:
 def draw(axes: Any, runs: Sequence[Run]) -> None:
     left, right = axes
     colors = {"spans": "C0", "anywhere": "C1", "grpo": "0.55"}
-    for run in runs:
-        label = run["arm"] if run["seed"] == runs[0]["seed"] else None
-        style = {"color": colors[run["arm"]], "label": label, "linewidth": 1.2}
-        rollouts = [c["rollouts"] for c in run["curve"]]
-        left.plot(rollouts, [c["accuracy"] for c in run["curve"]], **style)
+    for run, style in styled(runs, colors):
+        plot_reading(left, run, "accuracy", **style)
         if run["arm"] != "grpo":
             right.plot(run["by_round"]["loss/distill"], **style)
     left.set(xlabel="rollouts", ylabel="accuracy, held out")

@@ -16,10 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxevo.collect.judging import neutral, question_text
+from jaxevo.collect.answers import answers_sizes
+from jaxevo.collect.judging import neutral, question_text, replies
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.table import tallied
-from jaxevo.types import Bound, Message, Row, Size, Sizes, Task, TrainState
+from jaxevo.types import Bound, Message, Row, Sizes, Task, TrainState
 
 Route = Literal["right", "wrong"]
 Range = tuple[int, int]  # first token, and the one behind the last
@@ -168,15 +169,11 @@ def by_model(
         annotation_task(row, lab.tokenizer, own, route)
         for row, own in zip(rows, ranges, strict=True)
     ]
-    fits = [len(lab.tokenizer.render(task.messages)) <= prompt_tokens for task in tasks]
-    asked = [task for task, fit in zip(tasks, fits, strict=True) if fit]
-    how = {"samples": 1, "params": params, "role": "annotator", "new_tokens": new_tokens}
-    replies = iter(lab.sample(asked, **how) if asked else ())
+    how = {"params": params, "role": "annotator", "new_tokens": new_tokens}
+    said = replies(lab, tasks, prompt_tokens=prompt_tokens, **how)
     return [
-        read_annotation(lab.answer_text(next(replies)), len(own), forbidden=row.task.answer)
-        if fit
-        else None
-        for row, own, fit in zip(rows, ranges, fits, strict=True)
+        None if text is None else read_annotation(text, len(own), forbidden=row.task.answer)
+        for row, own, text in zip(rows, ranges, said, strict=True)
     ]
 
 
@@ -283,7 +280,5 @@ def annotated_sizes(
     rollout: RolloutConfig, longest: int, tokenizer: Any, *, prompt_tokens: int
 ) -> Sizes:
     """P problems x G answers in one turn, and an annotator's prompts of up to `prompt_tokens`."""
-    G, A = rollout.samples, rollout.new_tokens
-    size = Size(rollout.prompts * G, answer=A, group=G, slots=longest + G * (A - 1))
-    context = max(longest, prompt_tokens) if tokenizer.chat else longest
-    return Sizes(context, {"policy": size})
+    asked = prompt_tokens if tokenizer.chat else 0  # a rule asks nobody
+    return answers_sizes(rollout, longest, tokenizer, asked_tokens=asked)

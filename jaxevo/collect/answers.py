@@ -152,9 +152,18 @@ def with_values(lab: Lab, rows: Sequence[Row], *, value: Objective) -> list[Row]
 
 
 def answers_sizes(
-    rollout: RolloutConfig, prompt_tokens: int, tokenizer: Any, *, most: int, least: int = 1
+    rollout: RolloutConfig,
+    prompt_tokens: int,
+    tokenizer: Any,
+    *,
+    most: int = 0,
+    least: int = 1,
+    asked_tokens: int = 0,
+    objective: str = "policy",
 ) -> Sizes:
     """Room for at most `most` answers to each of P problems, 0 for all G.
+
+    asked_tokens: longest prompt of what else the wave asks: of a judge, a critic.
 
     Raises:
       ValueError: for fewer than `least` answers per problem, or for `most` below 0.
@@ -169,4 +178,4 @@ def answers_sizes(
     P, A = rollout.prompts, rollout.new_tokens
     count = min(most or rollout.samples, rollout.samples)
     size = Size(P * count, answer=A, group=count, slots=prompt_tokens + count * (A - 1))
-    return Sizes(prompt_tokens, {"policy": size})
+    return Sizes(max(prompt_tokens, asked_tokens), {objective: size})

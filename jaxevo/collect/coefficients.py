@@ -12,7 +12,7 @@ from jaxevo.advantages import number_advantage
 from jaxevo.advantages.discriminant import Boundary, discriminant_coefficients
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.readings import discriminant_sums
-from jaxevo.collect.table import prepare
+from jaxevo.collect.table import prepare, tallied
 from jaxevo.types import Bound, Objective, Row, TrainState, bind
 
 
@@ -80,6 +80,5 @@ def _scattered(x: np.ndarray, where: Sequence[int], count: int) -> np.ndarray:
 
 def _told(row: Row, coefficient_A: np.ndarray) -> Row:
     own = coefficient_A[: len(row.answer_ids)].astype(np.float32)
-    tally = {**row.info.get("tally", {}), "coefficient_spread": float(np.ptp(own))}
-    by_token = {**row.by_token, "coefficient": own}
-    return dataclasses.replace(row, by_token=by_token, info={**row.info, "tally": tally})
+    told = dataclasses.replace(row, by_token={**row.by_token, "coefficient": own})
+    return tallied(told, coefficient_spread=float(np.ptp(own)))

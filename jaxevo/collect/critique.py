@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from jaxevo.collect.edits import similarity
-from jaxevo.collect.lab import Lab, RolloutConfig
+from jaxevo.collect.judging import replies
+from jaxevo.collect.lab import Lab
 from jaxevo.collect.table import tallied
 from jaxevo.teachers.contexts import without_thoughts
-from jaxevo.types import Bound, Message, Row, Size, Sizes, Task, TrainState
+from jaxevo.types import Bound, Message, Row, Task, TrainState
 
 Kind: TypeAlias = Literal["preamble", "step", "answer", "tail"]
 
@@ -186,7 +187,7 @@ def model_critique(
     Its thoughts are left out, and what it says before and after the steps.
 
     Args:
-      prompt_tokens: longest prompt of a critic; `critic_sizes` declares it.
+      prompt_tokens: longest prompt of a critic; `answers_sizes(asked_tokens=)` declares it.
       params: who writes.
       new_tokens: longest critique, None for the run's limit.
 
@@ -194,11 +195,9 @@ def model_critique(
       texts; "" where the prompt would be too long, or no steps can be read in what was written.
     """
     tasks = [_critic_task(lab, row) for row in rows]
-    fits = [len(lab.tokenizer.render(task.messages)) <= prompt_tokens for task in tasks]
-    asked = [task for task, fit in zip(tasks, fits, strict=True) if fit]
-    how = {"samples": 1, "params": params, "new_tokens": new_tokens}
-    said = iter(lab.sample(asked, role="critic", temperature=0.0, **how) if asked else ())
-    return [_written(lab, next(said)) if fit else "" for fit in fits]
+    how = {"role": "critic", "params": params, "new_tokens": new_tokens, "temperature": 0.0}
+    said = replies(lab, tasks, prompt_tokens=prompt_tokens, **how)
+    return [_steps_alone(text or "", chat=lab.tokenizer.chat) for text in said]
 
 
 def _critic_task(lab: Lab, row: Row) -> Task:
@@ -211,10 +210,8 @@ def _critic_task(lab: Lab, row: Row) -> Task:
     return Task(f"critique/{row.task.uid}", (Message("user", text),), "")
 
 
-def _written(lab: Lab, row: Row) -> str:
-    chat = lab.tokenizer.chat
-    text = without_thoughts(lab.answer_text(row))
-    parts = read_steps(text.encode(), chat=chat) or []
+def _steps_alone(text: str, *, chat: bool) -> str:
+    parts = read_steps(without_thoughts(text).encode(), chat=chat) or []
     return b"".join(p.raw for p in parts if p.kind in ("step", "answer")).decode()
 
 
@@ -262,13 +259,3 @@ def _with_critique(lab: Lab, row: Row, parts: Sequence[Part] | None, text: str) 
         tally["copied"] = changed.count(False) / (len(changed) - changed.count(None))
     by_token = {**row.by_token, "changed": marks}
     return tallied(dataclasses.replace(row, feedback=text, by_token=by_token), **tally)
-
-
-def critic_sizes(
-    rollout: RolloutConfig, longest: int, tokenizer: Any, *, prompt_tokens: int
-) -> Sizes:
-    """P problems x G answers in one turn, and a critic's prompts of up to `prompt_tokens`."""
-    del tokenizer
-    G, A = rollout.samples, rollout.new_tokens
-    size = Size(rollout.prompts * G, answer=A, group=G, slots=longest + G * (A - 1))
-    return Sizes(max(longest, prompt_tokens), {"policy": size})

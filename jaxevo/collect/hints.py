@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.table import by_group, tallied
 from jaxevo.tasks.hints import LEVELS, Hints, hint_task, hinted, read_hints, reference, reveals
 from jaxevo.tasks.told import most_that_fits
 from jaxevo.teachers.contexts import CHAT, PLAIN, cut_middle
-from jaxevo.types import Message, Row, Size, Sizes, Task, TaskSource, TrainState
+from jaxevo.types import Message, Row, Sizes, Task, TaskSource, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,10 +289,10 @@ def hint_sizes(
                 f"{name}={limit}, but the form of such a prompt alone has {form} tokens, and "
                 f"questions up to {prompt_tokens}. Allow for more."
             )
-    P, G, A = rollout.prompts, rollout.samples, rollout.new_tokens
     longest = max(prompt_tokens, how.context_tokens)
-    size = Size(P * G, answer=A, group=G, slots=longest + G * (A - 1))
-    return Sizes(max(longest, how.writer_tokens), {objective: size})
+    return answers_sizes(
+        rollout, longest, tokenizer, asked_tokens=how.writer_tokens, objective=objective
+    )
 
 
 def needs_references(source: TaskSource) -> None:

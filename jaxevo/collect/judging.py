@@ -16,11 +16,12 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.table import tallied
 from jaxevo.rewards.integer import numbers
 from jaxevo.tasks.told import most_that_fits
-from jaxevo.types import Message, Row, Size, Sizes, Task
+from jaxevo.types import Message, Row, Sizes, Task
 
 CHAT = """\
 Judge the answer to a question. First say in one or two sentences what is right and what is wrong \
@@ -86,6 +87,19 @@ def neutral(answer: str, *, chat: bool) -> str:
     if chat:
         return _TAG.sub("‹", answer)
     return answer.translate(str.maketrans("[]", "()"))
+
+
+def replies(lab: Lab, tasks: Sequence[Task], *, prompt_tokens: int, **how: Any) -> list[str | None]:
+    """What a model says to each task, once; None where the prompt would be too long.
+
+    Args:
+      prompt_tokens: longest prompt.
+      how: as in `Lab.sample`: params, role, new_tokens, temperature.
+    """
+    fits = [len(lab.tokenizer.render(task.messages)) <= prompt_tokens for task in tasks]
+    asked = [task for task, fit in zip(tasks, fits, strict=True) if fit]
+    rows = iter(lab.sample(asked, samples=1, **how) if asked else ())
+    return [lab.answer_text(next(rows)) if fit else None for fit in fits]
 
 
 def question_text(messages: Sequence[Message], chat: bool) -> str:
@@ -245,6 +259,6 @@ def judge_sizes(
             f"the judge's prompts may have {prompt_tokens} tokens, but its form alone has {form}, "
             f"and questions up to {longest}. Allow for more, or write a shorter form."
         )
-    G, A = rollout.samples, rollout.new_tokens
-    size = Size(rollout.prompts * G, answer=A, group=G, slots=longest + G * (A - 1))
-    return Sizes(max(longest, prompt_tokens), {objective: size})
+    return answers_sizes(
+        rollout, longest, tokenizer, asked_tokens=prompt_tokens, objective=objective
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.lab import Lab, RolloutConfig
 from jaxevo.collect.table import by_group, tallied
 from jaxevo.rewards.repetition import shared_grams
 from jaxevo.tasks.told import CHAT_DRAFT, PLAIN_DRAFT, most_that_fits, with_text
-from jaxevo.types import Message, Row, Size, Sizes, Task, TrainState
+from jaxevo.types import Message, Row, Sizes, Task, TrainState
 
 RIGHT = 0.5  # least accuracy of what is counted as right
 
@@ -155,9 +156,7 @@ def refinement_sizes(
     objective: str = "policy",
 ) -> Sizes:
     """P problems x G answers, whose prompts hold a draft of up to `draft_tokens`."""
-    P, G, A = rollout.prompts, rollout.samples, rollout.new_tokens
     layout = layout_of(tokenizer) if layout is None else layout
-    most = A if draft_tokens is None else draft_tokens
+    most = rollout.new_tokens if draft_tokens is None else draft_tokens
     context = prompt_tokens + layout_tokens(tokenizer, layout) + most
-    size = Size(P * G, answer=A, group=G, slots=context + G * (A - 1))
-    return Sizes(context, {objective: size})
+    return answers_sizes(rollout, context, tokenizer, objective=objective)

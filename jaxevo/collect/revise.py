@@ -122,5 +122,5 @@ def revision_sizes(
     between = max(len(tokenizer.encode(text)) for text in (phrases.right, phrases.wrong))
     kept, answer = min(most, G * copies), 2 * A + between
     whole = Size(P * kept, answer=answer, group=kept, slots=prompt_tokens + kept * (answer - 1))
-    plain = answers_sizes(rollout, prompt_tokens, tokenizer, most=0)
+    plain = answers_sizes(rollout, prompt_tokens, tokenizer)
     return Sizes(prompt_tokens + A + between, {"revise": whole, **plain.objectives})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxevo.advantages import untaught, zero_advantage
+from jaxevo.collect.answers import answers_sizes
 from jaxevo.collect.critique import (
     closest_solution,
-    critic_sizes,
     critiqued,
     first_solution,
     model_critique,
@@ -17,7 +17,7 @@ from jaxevo.losses.reduce import reducer
 from jaxevo.objectives import Divergence, divergence, parameter_sets
 from jaxevo.optimizers import adamw
 from jaxevo.teachers import Weights, critique, teacher
-from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, bind
+from jaxevo.types import Minibatch, Objective, Recipe, Term, bind
 
 
 def feedback_alignment(
@@ -111,16 +111,17 @@ def feedback_alignment(
         weighs_stale=correction != "none",
         check=bind(refuse_uncorrectable, **weights),
     )
-    sets = parameter_sets(objective, given=guide.params)
-    if critic != "model":
-        says = bind(closest_solution if critic == "closest" else first_solution)
-        return Recipe("feedback-alignment", bind(critiqued, critic=says), (objective,), sets)
-    writer = ParamSet("reference")  # the start weights
-    says = bind(model_critique, prompt_tokens=critic_tokens, params=writer.name)
+    writes = critic == "model"
+    says = {
+        "model": bind(model_critique, prompt_tokens=critic_tokens, params="reference"),
+        "closest": bind(closest_solution),
+        "solution": bind(first_solution),
+    }[critic]
+    also = ("reference",) if writes else ()  # the start weights
     return Recipe(
         "feedback-alignment",
         bind(critiqued, critic=says),
         (objective,),
-        params=tuple({param.name: param for param in (*sets, writer)}.values()),
-        sizes=bind(critic_sizes, prompt_tokens=critic_tokens),
+        params=parameter_sets(objective, given=guide.params, also=also),
+        sizes=bind(answers_sizes, asked_tokens=critic_tokens) if writes else None,
     )

@@ -13,7 +13,7 @@ from jaxevo.losses.reduce import Reduction, reducer
 from jaxevo.losses.terms import policy_gradient
 from jaxevo.objectives import parameter_sets, policy_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Bound, ParamSet, Recipe, bind
+from jaxevo.types import Bound, Recipe, bind
 
 
 def grpo(
@@ -107,7 +107,6 @@ def grpo(
         epochs=epochs,
         minibatches=minibatches,
     )
-    params = parameter_sets(objective)
     wave, rest = bind(single_turn), dict[str, Bound]()
     if curriculum:
         wave = bind(by_success, floor=curriculum)
@@ -120,5 +119,5 @@ def grpo(
         marks = bind(judge, params="reference", weight=judge_weight, prompt_tokens=judge_tokens)
         wave = bind(judged, wave=wave, judge=marks)
         rest["sizes"] = bind(judge_sizes, prompt_tokens=judge_tokens)
-        params = tuple(dict.fromkeys((*params, ParamSet("reference"))))
+    params = parameter_sets(objective, also=("reference",) if judge_weight else ())
     return Recipe("grpo", wave, (objective,), params=params, **rest)

@@ -16,7 +16,7 @@ from jaxevo.objectives import parameter_sets
 from jaxevo.optimizers import adamw
 from jaxevo.teachers import teacher
 from jaxevo.teachers.labels import label_given
-from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, bind
+from jaxevo.types import Minibatch, Objective, Recipe, Term, bind
 
 
 def trace(
@@ -135,7 +135,7 @@ def trace(
         prompt_tokens=annotator_tokens,
         new_tokens=reply_tokens,
     )
-    given = (*guide.params, *((ParamSet("reference"),) if annotator == "start" else ()))
-    sets = tuple(dict.fromkeys((*parameter_sets(objective, given=given), *given)))
+    also = ("reference",) if annotator == "start" else ()
+    sets = parameter_sets(objective, given=guide.params, also=also)
     sizes = bind(annotated_sizes, prompt_tokens=annotator_tokens)
     return Recipe("trace", wave, (objective,), params=sets, sizes=sizes)

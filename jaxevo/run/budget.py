@@ -114,17 +114,14 @@ def command(recipe: str, each: str, seed: int, budget: int, shared: Mapping[str,
         )
     name, said = match.groups()
     factory, own = recipe_factory(name), list[str]()
-    for pair in ",".join(filter(None, (each, said))).split(",") if each or said else ():
+    for pair in (pair for part in (each, said) if part for pair in part.split(",")):
         option, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"{recipe!r}: {pair!r} is not option=value.")
         own += [f"--{option.replace('_', '-')}", *value.split()]
     parse(options_class(factory), own, prog=recipe, description="")
-    return ["train", name, *own, *_flags(shared), "--seed", str(seed), *_until(budget)]
-
-
-def _until(budget: int) -> list[str]:
-    return ["--rounds", str(budget), "--max-rollouts", str(budget)]
+    until = ["--rounds", str(budget), "--max-rollouts", str(budget)]
+    return ["train", name, *own, *_flags(shared), "--seed", str(seed), *until]
 
 
 def _flags(shared: Mapping[str, Any]) -> list[str]:

@@ -179,9 +179,10 @@ def table_rows(
             name = f"held out {scorer}, {when}"
             rows.append(_row(name, columns, lambda c, s=scorer, w=when: held_out_cell(c, s, w)))
     for scorer in dict.fromkeys(s for e in told for s in e.get("after", {})):
-        if any(lead_cell(c, columns[0], scorer) != "-" for c in columns[1:]):
-            cells = [lead_cell(column, columns[0], scorer) for column in columns]
-            rows.append({"name": f"held out {scorer}, lead", "cells": cells})
+        row = _row(
+            f"held out {scorer}, lead", columns, lambda c, s=scorer: lead_cell(c, columns[0], s)
+        )
+        rows += [row] if set(row["cells"]) != {"-"} else []
     rows.append(
         _row("rollouts", columns, lambda c: _mean([_last(r, "rollouts") for r in c], "{:,.0f}"))
     )
