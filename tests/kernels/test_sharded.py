@@ -20,7 +20,7 @@ TOLERANCE = 5e-5  # float32 rounding of logits of size ~10, relative to the larg
 
 @pytest.mark.slow
 def test_eight_devices_equal_one():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     done = subprocess.run(
         [sys.executable, str(PROGRAM)], capture_output=True, text=True, env=os.environ | flags
     )

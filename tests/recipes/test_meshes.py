@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @functools.cache
 def measured(name, mesh):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, str(PROGRAM), name, *map(str, SHAPES[mesh])]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | flags)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -26,7 +26,7 @@ def begin(count, out, *more, rounds=3, every=1, devices=1):
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     flags = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of programs that run a few times
     }
