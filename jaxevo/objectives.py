@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from jaxevo.advantages import no_advantage, zero_advantage
+from jaxevo.advantages import leave_one_out_advantage, no_advantage, zero_advantage
 from jaxevo.losses.credit import Correction, Truncation, broadcast, refuse_uncorrectable
 from jaxevo.losses.kl import Estimator
-from jaxevo.losses.reduce import refuse_not_positive
+from jaxevo.losses.reduce import reducer, refuse_not_positive
 from jaxevo.losses.terms import (
     distillation,
     entropy_bonus,
     imitation,
     reference_kl,
+    refuse_unpaired,
     sampled_distillation,
 )
 from jaxevo.types import Bound, Minibatch, Objective, ParamSet, Source, Term, View, bind
@@ -105,6 +106,39 @@ def imitation_objective(
         minibatch=Minibatch(by="groups", count=minibatches),
         learns=learns,
         weighs_stale=True,
+    )
+
+
+def preference_objective(
+    name: str,
+    fn: Bound,
+    *,
+    refers: bool,
+    optimizer: Bound,
+    epochs: int = 1,
+    minibatches: int = 1,
+) -> Objective:
+    """Learns from the better and the worse row of each group by one term, `name`.
+
+    Args:
+      fn: a `Term.fn` that speaks once per pair, or per answer.
+      refers: whether it reads the start weights (view `reference`).
+      optimizer: as in `Objective`.
+      epochs: passes over each round's pairs. minibatches: updates per pass; pairs stay whole.
+    """
+    return Objective(
+        name="policy",
+        advantage=bind(leave_one_out_advantage),
+        credit=bind(broadcast),
+        terms=(Term(name, fn),),
+        reduce=reducer("token_mean"),  # a pair stands at one token
+        optimizer=optimizer,
+        read=("logp",),
+        views=(View("reference", params="reference"),) if refers else (),
+        epochs=epochs,
+        minibatch=Minibatch(by="groups", count=minibatches),
+        check=bind(refuse_unpaired),
+        weighs_stale=True,  # a preference holds whoever answered
     )
 
 

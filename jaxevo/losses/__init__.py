@@ -11,6 +11,7 @@ A loss given a mask ignores what stands under mask 0 altogether, NaN included: n
 nor its gradient can see it. `terms` and `credit` hold the same as the parts of an `Objective`.
 """
 
+from jaxevo.losses.contrast import contrast_reward
 from jaxevo.losses.divergence import categorical_kl, entropy
 from jaxevo.losses.entropy_band import entropy_quantile_mask
 from jaxevo.losses.evidence import evidence_weight
@@ -50,6 +51,7 @@ __all__ = [
     "clipped_error",
     "clipped_surrogate",
     "constant_norm",
+    "contrast_reward",
     "direct_preference",
     "entropy",
     "entropy_quantile_mask",

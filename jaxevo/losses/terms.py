@@ -155,13 +155,44 @@ def pair_preference(
     either side of 0 are needed (`refuse_unpaired`).
     """
     del credit
+    score_N = _answer_scores(now, frozen, view=view, average=average, stream=stream)
+    margin_N = _over_pairs(score_N, batch, sign=-1.0)
+    return _at_better(loss(margin_N), batch, now[stream].mask_NA)
+
+
+def token_reward_alignment(
+    now: Streams,
+    frozen: Mapping[str, Streams],
+    credit: Credit,
+    batch: Batch,
+    *,
+    beta: float,
+    gamma: float = 0.0,
+    average: bool = False,
+    view: str | None = "reference",
+    floor: float | None = None,
+    stream: str = "text",
+) -> Valued:
+    """−w β Σ r log π over the tokens of each pair's two rows, at the better one's first token.
+
+    Reads credit["token_reward"], r. w = sg σ(γ − β m), of the same margin m as `pair_preference`,
+    is how strongly that pulls a pair apart, so that a pair that is told apart has no pull left.
+    With `average` each row's sum is over its number of tokens. Log-probs below `floor` in nats
+    count as the floor, without gradient.
+
+    References:
+      arXiv 2412.02685 (T-REG).
+    """
     mask_NA = now[stream].mask_NA
     score_N = _answer_scores(now, frozen, view=view, average=average, stream=stream)
-    better_N = jnp.asarray(batch.advantage_N) > 0
-    group_N, real_N = jnp.asarray(batch.group_N), jnp.asarray(batch.real_N, bool)
-    same_NN = (group_N[:, None] == group_N) & real_N
-    margin_N = jnp.where(same_NN, jnp.where(better_N, score_N, -score_N), 0.0).sum(1)
-    return _at_first(loss(margin_N), mask_NA & (better_N & real_N)[:, None])
+    margin_N = _over_pairs(jax.lax.stop_gradient(score_N), batch, sign=-1.0)
+    logp_NA = _read(now[stream].logp_NA, "logp", stream)
+    if floor is not None:
+        logp_NA = jnp.maximum(logp_NA, floor)
+    rewarded_NA = masked(credit["token_reward"], mask_NA) * masked(logp_NA, mask_NA)
+    aligned_N = _over_pairs(sequence_logp(rewarded_NA, mask_NA, average=average), batch, sign=1.0)
+    weight_N = jax.nn.sigmoid(gamma - beta * margin_N)
+    return _at_better(-beta * weight_N * aligned_N, batch, mask_NA)
 
 
 def answer_preference(
@@ -220,6 +251,20 @@ def _answer_scores(
         return own_N
     reference = jax.lax.stop_gradient(_read(frozen[view][stream].logp_NA, "logp", stream))
     return own_N - sequence_logp(reference, mask_NA, average=average)
+
+
+def _over_pairs(value_N: jax.Array, batch: Batch, *, sign: float) -> jax.Array:
+    """Of each row's group: the better row's value, and the worse one's times `sign`, added, [N]."""
+    better_N = jnp.asarray(batch.advantage_N) > 0
+    group_N, real_N = jnp.asarray(batch.group_N), jnp.asarray(batch.real_N, bool)
+    same_NN = (group_N[:, None] == group_N) & real_N
+    return jnp.where(same_NN, jnp.where(better_N, value_N, sign * value_N), 0.0).sum(1)
+
+
+def _at_better(value_N: jax.Array, batch: Batch, mask_NA: Array) -> Valued:
+    """One value per pair, at the first token of its better row."""
+    better_N = (jnp.asarray(batch.advantage_N) > 0) & jnp.asarray(batch.real_N, bool)
+    return _at_first(value_N, jnp.asarray(mask_NA, bool) & better_N[:, None])
 
 
 def _at_first(value_N: jax.Array, mask_NA: Array) -> Valued:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxevo.advantages import leave_one_out_advantage
 from jaxevo.collect.answers import answers_sizes, best_and_worst
 from jaxevo.losses import preference as losses
-from jaxevo.losses.credit import broadcast
-from jaxevo.losses.reduce import reducer, refuse_not_positive
-from jaxevo.losses.terms import answer_preference, pair_preference, refuse_unpaired
+from jaxevo.losses.reduce import refuse_not_positive
+from jaxevo.losses.terms import answer_preference, pair_preference
+from jaxevo.objectives import parameter_sets, preference_objective
 from jaxevo.optimizers import adamw
-from jaxevo.types import Minibatch, Objective, ParamSet, Recipe, Term, View, bind
+from jaxevo.types import Recipe, bind
 
 
 def dpo(
@@ -65,13 +64,10 @@ def dpo(
         ),
         "kto": bind(answer_preference, loss=bind(losses.prospect_preference, beta=beta)),
     }[loss]
-    refers = loss != "simpo"
-    objective = Objective(
-        name="policy",
-        advantage=bind(leave_one_out_advantage),
-        credit=bind(broadcast),
-        terms=(Term(loss, fn),),
-        reduce=reducer("token_mean"),  # a pair stands at one token
+    objective = preference_objective(
+        loss,
+        fn,
+        refers=loss != "simpo",
         optimizer=bind(
             adamw,
             learning_rate=learning_rate,
@@ -79,17 +75,13 @@ def dpo(
             weight_decay=weight_decay,
             max_grad_norm=max_grad_norm,
         ),
-        read=("logp",),
-        views=(View("reference", params="reference"),) if refers else (),
         epochs=epochs,
-        minibatch=Minibatch(by="groups", count=minibatches),
-        check=bind(refuse_unpaired),
-        weighs_stale=True,  # a preference holds whoever answered
+        minibatches=minibatches,
     )
     return Recipe(
         "dpo",
         bind(best_and_worst, like=objective if loss == "kto" else None),
         (objective,),
-        params=(ParamSet("policy"), *((ParamSet("reference"),) if refers else ())),
+        params=parameter_sets(objective),
         sizes=bind(answers_sizes, most=2, least=2),
     )

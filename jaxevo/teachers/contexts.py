@@ -225,7 +225,9 @@ def reprompt(
     if not solution and not feedback:
         return None
 
-    return _told(row, tokenizer, wording, solution, feedback, max_prompt_tokens)
+    return told(
+        row, tokenizer, wording, solution=solution, feedback=feedback, most=max_prompt_tokens
+    )
 
 
 def critique(
@@ -255,18 +257,29 @@ def critique(
     del siblings
     wording = CRITIQUE if tokenizer.chat else PLAIN
     text = only(row.feedback.strip(), wording.letters)
-    return _told(row, tokenizer, wording, text, "", max_prompt_tokens) if text else None
+    if not text:
+        return None
+    return told(row, tokenizer, wording, solution=text, most=max_prompt_tokens)
 
 
-def _told(
-    row: Row, tokenizer: Tokenizer, wording: Wording, solution: str, feedback: str, most: int | None
+def told(
+    row: Row,
+    tokenizer: Tokenizer,
+    wording: Wording,
+    *,
+    solution: str,
+    feedback: str = "",
+    most: int | None,
 ) -> Context | None:
-    """The prompt with these sections, whose middle is left out as far as it must be."""
+    """The prompt with these sections, whose middle is left out as far as it must be.
+
+    most: longest prompt in tokens, None for any.
+    """
 
     def prompt(keep: int) -> list[int]:
         parts = [cut_middle(text, keep, mark=wording.mark) for text in (solution, feedback)]
-        told = with_sections(row, wording, solution=parts[0], feedback=parts[1])
-        return list(tokenizer.render(told.messages))
+        task = with_sections(row, wording, solution=parts[0], feedback=parts[1])
+        return list(tokenizer.render(task.messages))
 
     longest = max(len(solution), len(feedback))
     if most is None:

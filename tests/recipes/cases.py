@@ -29,6 +29,7 @@ from jaxevo.recipes.sdpo import sdpo
 from jaxevo.recipes.sft import sft
 from jaxevo.recipes.spiral import spiral
 from jaxevo.recipes.srpo_routing import srpo_routing
+from jaxevo.recipes.t_reg import t_reg
 from jaxevo.recipes.trace import trace
 from jaxevo.recipes.ttcs import ttcs
 from jaxevo.types import Recipe
@@ -135,4 +136,7 @@ CASES = (
     ), updates=12),
     Case("dpo", lambda: dpo(learning_rate=1e-3, minibatches=2), updates=6),
     Case("dpo-kto", lambda: dpo(loss="kto", learning_rate=1e-3, epochs=2), updates=6, brief=True),
+    Case("t-reg", lambda: t_reg(
+        learning_rate=1e-3, context_tokens=16, minibatches=2,
+    ), updates=6, brief=True),
 )  # fmt: skip

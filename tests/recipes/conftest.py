@@ -160,3 +160,14 @@ def moved():
         )
 
     return go
+
+
+@pytest.fixture(scope="session")
+def same_gradient():
+    """same_gradient(one, other): equal but for rounding: other programs sum in another order."""
+
+    def check(one, other):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6 * np.abs(b).max())
+
+    return check
