@@ -24,7 +24,7 @@ from jaxevo.run.options import RunOptions
 from jaxevo.tasks.hints import PLAIN_SHOWN, read_hints
 from jaxevo.types import bind
 
-WARM = {"steps": 300, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 26, "answer_tokens": 4}
+WARM = {"steps": 500, "rows": 64, "learning_rate": 1e-3, "prompt_tokens": 26, "answer_tokens": 4}
 RATE, TRUE = 3e-4, 0.5  # learning rate; share of right answers behind a hint in what was seen
 SHARED = {"learning_rate": RATE, "clip_high": 0.28}
 ARMS = {
@@ -43,7 +43,25 @@ KEEP = (
     "reward", "zero_variance_share", "grad_norm", "tally/hinted", "tally/hint_level",
     "tally/right_0", "tally/right_1", "tally/right_2", "tally/right_3", "tally/hint_reveals",
 )  # fmt: skip
-TRIED: list[dict[str, Any]] = []
+TRIED: list[dict[str, Any]] = [
+    {
+        "seed": 0,
+        "start": "300 steps",
+        "problems": 30,
+        "accuracy": [0.02, 0.33],
+        "grpo": [0.02, 0.02],
+        "hinted": [0.52, 0.0],
+        "why not": "few problems are hopeless to a start that is not sure of its rule",
+    },
+    {
+        "seed": 0,
+        "start": "500 steps",
+        "problems": 110,
+        "accuracy": [0.00, 0.55],
+        "grpo": [0.00, 0.00],
+        "hinted": [0.78, 0.05],
+    },
+]
 
 
 def example(generator: np.random.Generator) -> tuple[str, str]:
