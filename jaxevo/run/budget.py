@@ -19,7 +19,7 @@ from typing import Any
 
 from jaxevo.recipes import recipe_factory, recipe_names
 from jaxevo.run.arguments import options_class, parse
-from jaxevo.run.compare import compare
+from jaxevo.run.compare import Logged, compare, load_run
 from jaxevo.run.options import RunOptions
 
 SAID_OTHERWISE = ("out", "seed", "rounds", "max_rollouts", "log")
@@ -90,7 +90,21 @@ def compare_recipes(
         if done.returncode != 0:
             print(f"jaxevo: that run ended with status {done.returncode}.", file=sys.stderr)
             return 1
+        if left := rollouts_left(load_run(out_folder), budget):
+            said = f"that run was ended {left} rollouts before its budget; the same command"
+            print(f"jaxevo: {said} goes on with it.", file=sys.stderr)
+            return 1
     return compare(tuple(commands), metrics=metrics, last=last, out=out)
+
+
+def rollouts_left(run: Logged, budget: int) -> int:
+    """How many rows a run that somebody ended would still have sampled; 0 for one that is done.
+
+    A recipe that samples nothing is done after as many rounds.
+    """
+    sampled = run.values("rollouts")
+    done = int(sampled[-1]) if sampled.size else 0
+    return 0 if len(run.metrics) >= budget else max(0, budget - done)
 
 
 def place(folder: str, task: str, recipe: str, seed: int) -> str:

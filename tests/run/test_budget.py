@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from jaxevo.run.budget import command, place
+from jaxevo.run.budget import command, place, rollouts_left
 from jaxevo.run.cli import main
+from jaxevo.run.compare import Logged
 from jaxevo.run.logs import read_jsonl
 
 SHARED = {"task": "add2", "model": "toy", "prompts": 4, "stop": ("=", "?")}
@@ -54,10 +55,25 @@ def test_what_cannot_be_compared_is_one_line_before_anything_is_trained(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("sampled", "left"),
+    [([16, 32], 8), ([16, 32, 48], 0), ([16, 32, 40], 0), ([], 40), ([0] * 40, 0), ([0] * 39, 40)],
+)
+def test_a_run_that_was_ended_early_is_not_done(sampled, left):
+    metrics = [{"round": n, "rollouts": count} for n, count in enumerate(sampled)]
+    assert rollouts_left(Logged("f", {}, metrics), 40) == left
+
+
 @pytest.mark.soak
 def test_recipes_under_one_budget(tmp_path, capfd):
     page = tmp_path / "page.html"
-    args = ["compare", "grpo", "sdpo:context-tokens=24", "--each", "learning-rate=3e-4"]
+    args = [
+        "compare",
+        "grpo",
+        "sdpo:context-tokens=24,distill-top-k=22",
+        "--each",
+        "learning-rate=3e-4",
+    ]
     args += ["--budget", "40", "--seeds", "0", "1", "--model", "toy", "--task", "add2"]
     args += ["--prompts", "4", "--samples", "4", "--max-new-tokens", "4", "--last", "2"]
     args += ["--folder", str(tmp_path / "runs"), "--out", str(page)]
