@@ -188,7 +188,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
             by_seed[seed] = {
                 "settings": study.settings,
                 **origin,
-                "seconds": seconds,
+                "seconds": seconds / args.jobs,  # of the machine
                 "runs": found,
             }
             if args.keep:

@@ -19,6 +19,7 @@ from jaxevo.run.tasks import task_table
 README = ROOT / "README.md"
 PARITY = ROOT / "tests" / "parity"
 EVALUATIONS = ROOT / "experiments" / "eval"
+COMPARISONS = ROOT / "experiments" / "compare"
 RESULTS = ROOT / "experiments" / "bench" / "results"
 
 
@@ -125,6 +126,27 @@ def studies() -> str:
     return _table("| recipe | shown | not shown | seeds | tries listed | took |", lines)
 
 
+def comparisons() -> str:
+    """Recipes side by side under one budget, from the committed comparisons."""
+    lines = []
+    for path in sorted(COMPARISONS.glob("*.json")):
+        found = json.loads(path.read_text())
+        cells = {row["name"]: row["cells"] for row in found["rows"]}
+        kinds = [re.fullmatch(r"held out (.*), (before|after|lead)", name) for name in cells]
+        by_kind = {kind[2]: cells[kind[0]] for kind in kinds if kind}  # of the last scorer
+        for n, column in enumerate(found["columns"]):
+            options = column["runs"][0]["options"]
+            told = [by_kind[kind][n] for kind in ("before", "after", "lead")]
+            told += [cells[name][n] for name in ("rollouts", "tokens", "seconds")]
+            recipe, seeds = column["runs"][0]["recipe"], len(column["runs"])
+            lines.append(
+                f"| {options['model']}, `{options['task']}` | `{recipe}` | {seeds} "
+                f"| {' | '.join(told)} |"
+            )
+    head = "| start, task | recipe | seeds | before | after | lead | rollouts | tokens | seconds |"
+    return _table(head, lines)
+
+
 def kernels() -> str:
     """The kernels' figures, from their bench."""
     from jaxevo.kernels.bench import table
@@ -135,6 +157,7 @@ def kernels() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "recipes": recipe_table,
     "studies": studies,
+    "comparisons": comparisons,
     "families": families,
     "tasks": task_table,
     "losses": losses,
