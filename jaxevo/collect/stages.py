@@ -37,6 +37,11 @@ def begins(counters: Counters, *, schedule: Schedule, stage: str) -> bool:
     return stage_of(counters, schedule=schedule) == (stage, 0)
 
 
+def has_turn(counters: Counters, *, schedule: Schedule, stage: str) -> bool:
+    """True in each round of a stage: a `ParamSet.when`."""
+    return stage_of(counters, schedule=schedule)[0] == stage
+
+
 def take_turns(
     lab: Lab,
     state: TrainState,

@@ -88,7 +88,7 @@ class ToolLoop:
     """What holds for all conversations of a wave.
 
     answer: most tokens of a conversation after its prompt, the tool's included. turns: most turns
-    of the policy.
+    of the policy. params: the set that speaks. role: what the rows are called.
     """
 
     lab: Lab
@@ -96,6 +96,8 @@ class ToolLoop:
     rollback: Rollback
     answer: int
     turns: int
+    params: str = "policy"
+    role: str = "policy"
 
     @property
     def compact(self) -> bool:
@@ -112,9 +114,8 @@ class ToolLoop:
     def run(self, tasks: Sequence[Task], samples: int) -> list[Talk]:
         """All conversations to their ends, in the order of tasks and samples."""
         asked = [with_manual(task, self.tool.manual(compact=self.compact)) for task in tasks]
-        rows = self.lab.sample(
-            asked, samples=samples, new_tokens=self.answer, stop=self.stop, keep=True
-        )
+        how = {"params": self.params, "new_tokens": self.answer, "stop": self.stop}
+        rows = self.lab.sample(asked, samples=samples, role=self.role, keep=True, **how)
         repaired_N = self.lab.generator("rollback").random(len(rows)) < self.rollback.chance
         new = [Talk(row, bool(repaired_N[n])) for n, row in enumerate(rows)]
         talks = self._advance(new, rows)
@@ -132,7 +133,7 @@ class ToolLoop:
         ]
         replies: list[tuple[Source, list[int]]] = [("tool", ids) for ids in told]
         rows = [talk.row for talk in talks]
-        return self.lab.extend(rows, replies, new_tokens=room, stop=self.stop)
+        return self.lab.extend(rows, replies, params=self.params, new_tokens=room, stop=self.stop)
 
     def _advance(self, talks: Sequence[Talk], rows: Sequence[Row]) -> list[Talk]:
         """Every conversation after another turn of the policy, which the rows end with."""

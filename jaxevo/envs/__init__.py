@@ -1,6 +1,7 @@
 """Worlds with more than one move: two-player games, exact measures of play on small ones, tools."""
 
 from jaxevo.envs.calculator import Calculator, CallError, Reply, Tool, calculate
+from jaxevo.envs.corpus import Corpus, Passage, load_corpus
 from jaxevo.envs.exploit import (
     best_response_value,
     expected_value,
@@ -17,14 +18,18 @@ from jaxevo.envs.games import (
     parse_action,
     random_action,
 )
+from jaxevo.envs.search import Search
 
 __all__ = [
     "Calculator",
     "CallError",
+    "Corpus",
     "Game",
     "KuhnPoker",
     "KuhnState",
+    "Passage",
     "Reply",
+    "Search",
     "TicTacToe",
     "TicTacToeState",
     "Tool",
@@ -34,6 +39,7 @@ __all__ = [
     "exploitability",
     "information_sets",
     "kuhn_equilibrium",
+    "load_corpus",
     "parse_action",
     "random_action",
 ]

@@ -26,7 +26,7 @@ from jaxevo.rewards.ifeval import ifeval, ifeval_loose
 from jaxevo.rewards.integer import last_integer, strict_integer
 from jaxevo.rewards.mathematics import EXTRA, PACKAGE, mathematics
 from jaxevo.rewards.numeric import numeric
-from jaxevo.rewards.overlap import chrf, token_f1
+from jaxevo.rewards.overlap import chrf, short_answer, token_f1
 from jaxevo.rewards.unit_tests import unit_tests
 from jaxevo.types import Task, Verdict
 
@@ -42,6 +42,7 @@ VERIFIERS: Mapping[str, Verify] = {
     "last_integer": last_integer,
     "math": mathematics,
     "numeric": numeric,
+    "short_answer": short_answer,
     "strict_integer": strict_integer,
     "token_f1": token_f1,
     "unit_tests": unit_tests,

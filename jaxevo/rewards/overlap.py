@@ -11,6 +11,8 @@ from jaxevo.types import Task, Verdict
 
 ORDERS = range(1, 7)  # characters of an n-gram
 RECALL = 2.0  # beta: how many times as much recall counts as precision
+_ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_CALL_END = re.compile(r"\]|</search>")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -58,6 +60,22 @@ def token_f1(task: Task, text: str) -> Verdict:
     both = (own & wanted).total()
     precision, recall = both / max(own.total(), 1), both / max(wanted.total(), 1)
     return _verdict(task, " ".join(wanted), _f(precision, recall, 1.0))
+
+
+def short_answer(task: Task, text: str) -> Verdict:
+    """Passes when the text's final answer has the words of the task's answer, and no others.
+
+    The final answer is what stands between the last `<answer>` and `</answer>`, or else behind the
+    last call of a tool, which ends with `]` or `</search>`. Words are those of `token_f1`; their
+    order counts.
+
+    References:
+      Rajpurkar et al., arXiv 1606.05250, exact match.
+    """
+    given = _ANSWER.findall(text)
+    own = _words(given[-1] if given else _CALL_END.split(text)[-1])
+    wanted = _words(task.answer)
+    return _verdict(task, " ".join(wanted), float(own == wanted))
 
 
 def _f(precision: float, recall: float, beta: float) -> float:

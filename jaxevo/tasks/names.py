@@ -15,6 +15,7 @@ from jaxevo.tasks.countdown import countdown
 from jaxevo.tasks.files import READERS, file_source, records_source
 from jaxevo.tasks.gym import OPTIONS as GYM_OPTIONS
 from jaxevo.tasks.gym import gym_source
+from jaxevo.tasks.hops import hops
 from jaxevo.tasks.hub import hub_records
 from jaxevo.tasks.mixture import mixture
 from jaxevo.tasks.options import SCORING, WEIGHT, Options, read_options, scored
@@ -40,6 +41,7 @@ PROCEDURAL: Mapping[str, tuple[Callable[..., TaskSource], str]] = {  # source, a
     "sub2": (arithmetic, "differences of two-digit numbers"),
     "mul1": (arithmetic, "products of numbers from 2 to 9"),
     "steps4": (steps, "sums of four numbers from 2 to 9 in tagged steps, after two worked turns"),
+    "hops": (hops, "where two steps lead in a graph that only a search tool knows"),
     "letter-count": (puzzle, "how often a letter occurs in a word, after three worked turns"),
     "max3": (puzzle, "the largest of three two-digit numbers, after two worked turns"),
     "sort3": (puzzle, "three digits in order, after two worked turns"),

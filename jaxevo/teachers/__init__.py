@@ -3,6 +3,7 @@
 from jaxevo.teachers.contexts import (
     CHAT,
     CRITIQUE,
+    PATH,
     PLAIN,
     Context,
     Phrases,
@@ -10,6 +11,7 @@ from jaxevo.teachers.contexts import (
     critique,
     cut_middle,
     own_attempt,
+    path_given,
     reprompt,
 )
 from jaxevo.teachers.follow import copy, during, ema, every
@@ -18,6 +20,7 @@ from jaxevo.teachers.weights import Teacher, Weights, teacher
 __all__ = [
     "CHAT",
     "CRITIQUE",
+    "PATH",
     "PLAIN",
     "Context",
     "Phrases",
@@ -31,6 +34,7 @@ __all__ = [
     "ema",
     "every",
     "own_attempt",
+    "path_given",
     "reprompt",
     "teacher",
 ]

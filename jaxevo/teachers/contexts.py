@@ -90,6 +90,12 @@ CRITIQUE = Wording(
     feedback="",
     mark="…",
 )
+PATH = Wording(
+    layout="{question}{solution}{feedback}\n\nSearch for yourself, then answer the question.",
+    solution="\n\nThe question was built by these searches, in order:\n\n{text}",
+    feedback="",
+    mark="…",
+)
 PLAIN = Wording(
     layout="{solution}{feedback}{question}",
     solution="[{text}]",
@@ -260,6 +266,39 @@ def critique(
     if not text:
         return None
     return told(row, tokenizer, wording, solution=text, most=max_prompt_tokens)
+
+
+def path_given(
+    row: Row, siblings: Sequence[Row], tokenizer: Tokenizer, *, max_prompt_tokens: int | None = None
+) -> Context | None:
+    """The original prompt with the path by which the task was built (`info["path"]`).
+
+    A path is a list of steps, each a call of a tool and its reply. The row's answer is scored as it
+    was sampled, what tools have said in it included.
+
+    Args:
+      row: the row whose answer will be scored.
+      siblings: not read.
+      tokenizer: `chat` decides between the wordings `PATH` and `PLAIN`.
+      max_prompt_tokens: a longer prompt loses the middle of the path. None sets no limit.
+
+    Returns:
+      A context, of an empty path the row's own prompt; None for a task without a path, or when its
+      prompt exceeds the limit even with one character of it.
+
+    Raises:
+      ValueError: for a task without a user message.
+    """
+    del siblings
+    path = row.task.info.get("path")
+    if path is None:
+        return None
+    wording = PATH if tokenizer.chat else PLAIN
+    text = only(("\n" if tokenizer.chat else "").join(path), wording.letters)
+    if text:
+        return told(row, tokenizer, wording, solution=text, most=max_prompt_tokens)
+    own = _list(row.prompt_ids)
+    return None if max_prompt_tokens is not None and len(own) > max_prompt_tokens else Context(own)
 
 
 def told(

@@ -17,6 +17,7 @@ from jaxevo.recipes.grpo import grpo
 from jaxevo.recipes.gspo import gspo
 from jaxevo.recipes.igrpo import igrpo
 from jaxevo.recipes.passk import passk
+from jaxevo.recipes.pi_play import pi_play
 from jaxevo.recipes.ppo import ppo
 from jaxevo.recipes.reinforce_pp import reinforce_pp
 from jaxevo.recipes.rest_mcts import rest_mcts
@@ -101,6 +102,10 @@ CASES = (
         learning_rate=1e-3, synthesizer_rounds=1, solver_rounds=1, minibatches=(2, 2),
         references=4, variants=16, votes=3, written=8, question_tokens=9, oversample=2,
     ), updates=6, run={"max_new_tokens": 8}),
+    Case("pi-play", lambda: pi_play(
+        learning_rate=1e-3, examiner_rounds=1, student_rounds=1, variants=8, attempts=3, turns=3,
+        grounded=False, question_tokens=16, context_tokens=24, minibatches=(2, 2),
+    ), updates=6, run={"task": "hops", "max_new_tokens": 16}),
     Case("cleaner", lambda: cleaner(learning_rate=1e-3, warmup_updates=0, minibatches=2),
          updates=6, run={"max_new_tokens": 24}),
     Case("rest-mcts", lambda: rest_mcts(
