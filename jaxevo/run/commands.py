@@ -39,7 +39,9 @@ def train(recipe: Recipe, options: RunOptions, *, dry_run: bool = False) -> int:
     join_hosts()
     with contextlib.ExitStack() as held:
         out = sys.stdout if is_first() else held.enter_context(open(os.devnull, "w"))
-        progress = held.enter_context(Progress(options.rounds, stream=out))
+        progress = held.enter_context(
+            Progress(options.rounds, rollouts=options.max_rollouts, stream=out)
+        )
         with progress.phase("load"):
             run = build_run(recipe, options)
         try:

@@ -25,7 +25,8 @@ class Progress:
     """Reports rounds and times phases; a context manager.
 
     Args:
-      total: rounds of the whole run.
+      total: rounds of the whole run, at most.
+      rollouts: sampled rows after which it ends as well, 0 for any number.
       stream: where to write; stdout.
 
     >>> with Progress(1, stream=sys.stdout) as progress:  # doctest: +SKIP
@@ -36,8 +37,9 @@ class Progress:
     seconds: compile 18.0
     """
 
-    def __init__(self, total: int, *, stream: TextIO | None = None) -> None:
-        self.total = total
+    def __init__(self, total: int, *, rollouts: int = 0, stream: TextIO | None = None) -> None:
+        self.total = self._most = total
+        self._rollouts = rollouts
         self.done = 0
         self._stream = sys.stdout if stream is None else stream
         self._seconds: dict[str, float] = {}
@@ -69,6 +71,7 @@ class Progress:
         """Reports one finished round; missing and non-finite numbers show as they are."""
         self.done += 1
         self._finished = [*self._finished[-RECENT:], time.perf_counter()]
+        self.total = self._expected(metrics)
         eta = self._eta()
         wide = 0 if self._bar is None else 8  # aligns the numbers of successive lines
         cells = [f"{head} {_cell(metrics, key):>{wide}}" for key, (head, _) in COLUMNS.items()]
@@ -77,7 +80,7 @@ class Progress:
             self.say("  ".join([f"round {index}", *cells, f"eta {eta}"]))
             return
         self.say("  ".join([f"round {index}", *cells]))
-        self._bar.update(self._task, completed=self.done, eta=eta)
+        self._bar.update(self._task, completed=self.done, total=self.total, eta=eta)
 
     def say(self, text: str) -> None:
         """Writes one line, above the bar where there is one."""
@@ -102,6 +105,14 @@ class Progress:
     def seconds(self) -> dict[str, float]:
         """Seconds spent in each phase, in the order in which they first ended."""
         return dict(self._seconds)
+
+    def _expected(self, metrics: Mapping[str, Any]) -> int:
+        """Rounds in all, if they go on to sample as many rows as so far."""
+        sampled = metrics.get("rollouts", 0)
+        if not self._rollouts or not sampled:
+            return self._most
+        left = max(0, self._rollouts - sampled)
+        return min(self._most, self.done + math.ceil(left * self.done / sampled))
 
     def _eta(self) -> str:
         left = self.total - self.done

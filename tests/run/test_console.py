@@ -78,3 +78,13 @@ def test_on_a_terminal_the_same_numbers_stand_above_a_bar(monkeypatch):
     )
     assert "2/2 rounds" in plain
     assert "seconds: rollout" in plain
+
+
+def test_rounds_are_expected_by_the_rows_that_are_left():
+    with Progress(1000, rollouts=100, stream=io.StringIO()) as progress:
+        for done, (sampled, total) in enumerate([(20, 5), (30, 7), (90, 4), (105, 4)]):
+            progress.update({"round": done, "rollouts": sampled})
+            assert progress.total == total
+    with Progress(3, rollouts=100, stream=io.StringIO()) as progress:
+        progress.update({"round": 0, "rollouts": 20})
+        assert progress.total == 3
