@@ -133,7 +133,8 @@ def comparisons() -> str:
         found = json.loads(path.read_text())
         cells = {row["name"]: row["cells"] for row in found["rows"]}
         kinds = [re.fullmatch(r"held out (.*), (before|after|lead)", name) for name in cells]
-        by_kind = {kind[2]: cells[kind[0]] for kind in kinds if kind}  # of the last scorer
+        # of the first scorer, which rewards
+        by_kind = {kind[2]: cells[kind[0]] for kind in reversed(kinds) if kind}
         for n, column in enumerate(found["columns"]):
             options = column["runs"][0]["options"]
             told = [by_kind[kind][n] for kind in ("before", "after", "lead")]
