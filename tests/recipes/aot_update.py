@@ -36,7 +36,7 @@ from jaxevo.types import Row
 
 ROUNDS = 8  # at most
 OPTIONS = RunOptions(
-    model="tiny", task="add1", prompts=4, samples=4, max_new_tokens=4, control="random"
+    model="tiny", task="add1", prompts=8, samples=4, max_new_tokens=4, control="random"
 )
 
 
@@ -46,7 +46,7 @@ def model() -> LoadedModel:
     params = decoder.init_params(jax.random.key(7), config)
     head = np.array(params["head"])
     head[:, toy.CONFIG.vocab_size :] = 0.0
-    head[:, : toy.CONFIG.vocab_size] *= 8.0  # so that the letters have most of the mass
+    head[:, : toy.CONFIG.vocab_size] *= 60.0  # so that the letters have all the mass
     return LoadedModel("wide", config, {**params, "head": head}, toy.tokenizer())
 
 
