@@ -18,7 +18,7 @@ from jaxevo.collect.tool_loop import Rollback, ToolLoop, with_manual
 from jaxevo.envs.search import Search
 from jaxevo.rewards.repetition import repeated
 from jaxevo.tasks.told import most_that_fits
-from jaxevo.tasks.walks import build_task, built_task, holds, read_record
+from jaxevo.tasks.walks import Walk, build_task, built_task, holds, read_record
 from jaxevo.types import Row, Segment, Size, Sizes, Task, TaskSource, TrainState
 
 RIGHT = 0.5  # least accuracy of an answer that is right
@@ -53,6 +53,20 @@ class Building:
         if self.pool < 1:
             raise ValueError(f"pool={self.pool} must hold at least 1 task.")
 
+    def shown(self, *, chat: bool) -> tuple[Walk, ...]:
+        """What the corpus has of worked walks, for chat models."""
+        found = []
+        for queries, question in self.tool.source.worked if chat else ():
+            path = [_step(self.tool, query, compact=False) for query in queries]
+            answer = self.tool.found(queries[-1])[0].text
+            found.append(Walk(queries[0], path, question, answer))
+        return tuple(found)
+
+    def starts(self, *, chat: bool) -> list[str]:
+        """Where walks start: not where those do that are shown."""
+        shown = {walk.start for walk in self.shown(chat=chat)}
+        return [start for start in self.tool.source.starts if start not in shown]
+
     def loop(self, lab: Lab, params: str, role: str) -> ToolLoop:
         """Conversations of a set; failed calls stay as they are."""
         limit = lab.config.new_tokens
@@ -66,7 +80,7 @@ def write(lab: Lab, how: Building, *, params: str) -> list[Row]:
     Returns:
       rows in order; `info["entry"]` is the question with answer and path, or None (`read_entry`).
     """
-    starts = how.tool.source.starts
+    starts = how.starts(chat=lab.tokenizer.chat)
     chosen = drawn(lab, "starts", len(starts))
     tasks = [_start(starts[n], lab.tokenizer, how) for n in chosen]
     rows = []
@@ -88,9 +102,10 @@ def _start(start: str, tokenizer: Any, how: Building) -> Task:
     Raises:
       ValueError: when not even the instructions fit.
     """
+    shown = how.shown(chat=tokenizer.chat)
 
     def task(keep: int) -> Task:
-        return build_task(start[:keep], chat=tokenizer.chat)
+        return build_task(start[:keep], shown, chat=tokenizer.chat)
 
     most = most_that_fits(lambda n: _fits(task(n), tokenizer, how), len(start))
     if not most:
@@ -115,10 +130,15 @@ def walked(row: Row, tokenizer: Any, tool: Search) -> list[str]:
             turn.append(segment)
         elif segment.source == "tool":
             call = call_text(tuple(turn), tokenizer, marks) or ""
-            reply = tool.reply(call, compact=compact)
-            path += [] if reply.error else [f"{marks[0]}{call}{marks[1]}{reply.text}"]
+            path += filter(None, [_step(tool, call, compact=compact)])
             turn = []
     return path
+
+
+def _step(tool: Search, call: str, *, compact: bool) -> str:
+    """A call and its reply behind it; nothing where it has found nothing."""
+    (begin, end), reply = tool.marks(compact=compact), tool.reply(call, compact=compact)
+    return "" if reply.error else f"{begin}{call}{end}{reply.text}"
 
 
 def read_entry(row: Row, tokenizer: Any, how: Building) -> dict[str, Any] | None:
@@ -134,7 +154,8 @@ def read_entry(row: Row, tokenizer: Any, how: Building) -> dict[str, Any] | None
     question, answer = record
     path = walked(row, tokenizer, how.tool)
     unfounded = how.grounded and not any(holds(step, answer) for step in path)
-    asked = built_task(question, answer, chat=tokenizer.chat)
+    shown = how.shown(chat=tokenizer.chat)
+    asked = built_task(question, answer, shown=shown, chat=tokenizer.chat)
     if unfounded or holds(question, answer) or not _fits(asked, tokenizer, how):
         return None
     return {"question": question, "answer": answer, "path": path}
@@ -201,8 +222,10 @@ def right_answers(
     lab: Lab, entries: Sequence[Entry | None], how: Building, *, solver: str
 ) -> list[int]:
     """How many of `attempts` conversations about each valid question end right."""
+    chat = lab.tokenizer.chat
+    shown = how.shown(chat=chat)
     tasks = [
-        built_task(entry["question"], entry["answer"], chat=lab.tokenizer.chat)
+        built_task(entry["question"], entry["answer"], shown=shown, chat=chat)
         for entry in entries
         if entry is not None
     ]
@@ -289,7 +312,8 @@ def answer(
     if not size:
         return {params: [], WRITTEN: written}
     chosen = [memory.entries[n] for n in drawn(lab, "pool", size)]
-    tasks = [built_task(e["question"], e["answer"], e["path"], chat=chat) for e in chosen]
+    shown = how.shown(chat=chat)
+    tasks = [built_task(e["question"], e["answer"], e["path"], shown, chat=chat) for e in chosen]
     talks = how.loop(lab, params, params).run(tasks, lab.config.samples)
     rows = lab.verify([talk.row for talk in talks])
     return {params: lab.record([tallied(row, pool=size) for row in rows]), WRITTEN: written}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from jaxevo.envs.graph import leads, starts
+from jaxevo.envs.graph import QUESTION, leads, starts
 
 GRAPH = "graph"
 FILES = (".jsonl", ".jsonl.gz")
@@ -36,6 +36,11 @@ class Corpus(Protocol):
         """Titles that a walk through the corpus may start at."""
         ...
 
+    @property
+    def worked(self) -> Sequence[tuple[Sequence[str], str]]:
+        """Walks that chat models are shown: queries, and a question that the last one answers."""
+        ...
+
     def find(self, query: str, count: int) -> list[Passage]:
         """At most `count` passages, the best first."""
         ...
@@ -49,6 +54,10 @@ class Graph:
     @property
     def starts(self) -> Sequence[str]:
         return starts()[0]
+
+    @property
+    def worked(self) -> Sequence[tuple[Sequence[str], str]]:
+        return [((s, leads()[s]), QUESTION.format(hops=2, start=s)) for s in self.starts[:2]]
 
     def find(self, query: str, count: int) -> list[Passage]:
         key = query.strip()
@@ -83,6 +92,10 @@ class Ranked:
     @property
     def starts(self) -> Sequence[str]:
         return tuple(dict.fromkeys(passage.title for passage in self._passages))
+
+    @property
+    def worked(self) -> Sequence[tuple[Sequence[str], str]]:
+        return ()
 
     def find(self, query: str, count: int) -> list[Passage]:
         scores = self.scores(query)

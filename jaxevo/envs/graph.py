@@ -9,6 +9,7 @@ import numpy as np
 LOW, HIGH = 10, 99
 SEED = 20260414  # of the graph, which is the same for every run
 HELD_OUT = 0.25  # share of the numbers that nothing starts at in training
+QUESTION = "Each number leads to another. Which number is {hops} steps after {start}?"
 
 
 @functools.cache

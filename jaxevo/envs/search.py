@@ -19,7 +19,8 @@ class Search:
     """The best passages of a corpus, each as `title: text`; in the compact form the texts alone.
 
     corpus: a name, see `load_corpus`. passages: most of one reply. Where nothing is found the
-    reply says so, in its compact form with `(?)`, and with `(??)` for another try.
+    reply says so, in its compact form with `(?)`, and with `(??)` for another try. To a chat model
+    a reply begins a line: `><` would be one token, half of it the policy's.
 
     >>> Search().reply("12", compact=True).text == f"({Search().found('12')[0].text})"
     True
@@ -62,9 +63,9 @@ class Search:
         found = self.found(call)
         if not found:
             error = "nothing found"
-            told = f"<error>{error}{_AGAIN * again}</error>"
+            told = f"\n<error>{error}{_AGAIN * again}</error>"
             return Reply(f"(?{'?' * again})" if compact else told, error)
         if compact:
             return Reply(f"({' '.join(passage.text for passage in found)})")
         told = "\n".join(f"{passage.title}: {passage.text}" for passage in found)
-        return Reply(f"<result>{told}</result>")
+        return Reply(f"\n<result>{told}</result>")

@@ -60,7 +60,7 @@ def pi_play(
     student (one update). Most equations and defaults are ours. Evaluation is without the tool.
 
     Args:
-      corpus: what is searched: graph, or a .jsonl file of {"title", "text"} passages.
+      corpus: graph, of which chat models see worked walks, or a .jsonl of {"title", "text"} lines.
       passages: most passages of one reply.
       turns: most turns of a conversation; --max-new-tokens bounds it, replies included.
       examiner_rounds: of its stage; 0 has it build only where the pool is empty, unlearnt.

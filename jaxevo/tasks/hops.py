@@ -6,14 +6,13 @@ numbers is held out: none of them starts a training problem.
 
 from __future__ import annotations
 
-from jaxevo.envs.graph import after, starts
+from jaxevo.envs.graph import QUESTION, after, starts
 from jaxevo.rewards.overlap import short_answer
 from jaxevo.tasks.draw import task_source
 from jaxevo.tasks.walks import CHAT_ASKED
 from jaxevo.types import Message, Task, TaskSource
 
 HOPS = 2
-QUESTION = "Each number leads to another. Which number is {hops} steps after {start}?"
 
 
 def hops(name: str, *, seed: int = 0) -> TaskSource:

@@ -1,11 +1,13 @@
 """Questions that are built by walking through a corpus: how one is asked for, read and asked.
 
 A model of characters that is shown where to start, `12?`, walks, `[12](47)[47](83)`, and writes
-question and answer behind it: `12**=83`. Chat models write both between tags.
+question and answer behind it: `12**=83`. Chat models write both between tags, and are shown worked
+walks where the corpus has some.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -26,8 +28,11 @@ Whoever answers must need all of your searches. The question must not contain th
 End with the question and its answer, in this form:
 <question>...</question>
 <answer>...</answer>"""
+CHAT_NEXT = "Start with this entry:\n\n{start}"
+CHAT_RECORD = "<question>{question}</question>\n<answer>{answer}</answer>"
 PLAIN_BUILD = "{start}?"
 CHAT_ASKED = "{question}\nGive a short answer between <answer> and </answer>."
+CHAT_ANSWER = "<answer>{answer}</answer>"
 
 _PLAIN = re.compile(r"([0-9][-0-9+*]*=)([0-9]+)")
 _CHAT = re.compile(
@@ -37,10 +42,32 @@ _CHAT = re.compile(
 _TAG = re.compile(r"</?(?:question|answer|search|result|error)\b", re.IGNORECASE)
 
 
-def build_task(start: str, *, chat: bool) -> Task:
-    """The task of building a question from an entry of the corpus on."""
-    text = (CHAT_BUILD if chat else PLAIN_BUILD).format(start=start)
-    return Task(f"build/{start}", (Message("user", text),), "", {"start": start})
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """From an entry by a path, calls each with its reply, to a question and its answer."""
+
+    start: str
+    path: Sequence[str]
+    question: str
+    answer: str
+
+
+def build_task(start: str, shown: Sequence[Walk] = (), *, chat: bool) -> Task:
+    """The task of building a question from an entry of the corpus on. shown: walks before it."""
+    first, *others = [*(walk.start for walk in shown), start]
+    form = CHAT_BUILD if chat else PLAIN_BUILD
+    asked = [form.format(start=first), *(CHAT_NEXT.format(start=other) for other in others)]
+    messages = _messages(asked, shown, CHAT_RECORD)
+    return Task(f"build/{start}", messages, "", {"start": start})
+
+
+def _messages(asked: Sequence[str], shown: Sequence[Walk], form: str) -> tuple[Message, ...]:
+    """What is asked, each but the last answered by a walk that ends in this form."""
+    messages = []
+    for text, walk in zip(asked, shown, strict=False):
+        end = form.format(question=walk.question, answer=walk.answer)
+        messages += [Message("user", text), Message("assistant", "\n".join([*walk.path, end]))]
+    return (*messages, Message("user", asked[-1]))
 
 
 def read_record(text: str, *, chat: bool) -> tuple[str, str] | None:
@@ -70,9 +97,15 @@ def holds(text: str, answer: str) -> bool:
 
 
 def built_task(
-    question: str, answer: str, path: Sequence[str] | None = None, *, chat: bool
+    question: str,
+    answer: str,
+    path: Sequence[str] | None = None,
+    shown: Sequence[Walk] = (),
+    *,
+    chat: bool,
 ) -> Task:
     """The task of answering a built question. `info["path"]` is for a teacher; no prompt has it."""
-    text = CHAT_ASKED.format(question=question) if chat else question
-    info = {} if path is None else {"path": list(path)}
-    return Task(f"built/{question}", (Message("user", text),), answer, info)
+    form = CHAT_ASKED if chat else "{question}"
+    asked = [form.format(question=q) for q in (*(walk.question for walk in shown), question)]
+    messages = _messages(asked, shown, CHAT_ANSWER)
+    return Task(f"built/{question}", messages, answer, {} if path is None else {"path": list(path)})

@@ -20,12 +20,15 @@ from jaxevo.collect.construct import (
 )
 from jaxevo.collect.table import by_group
 from jaxevo.envs import Search
+from jaxevo.envs.graph import after
 from jaxevo.models import toy
 from jaxevo.recipes.pi_play import pi_play
+from jaxevo.rewards.overlap import short_answer
 from jaxevo.run.build import build_run
 from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
 from jaxevo.tasks import load_task
+from jaxevo.tasks.walks import build_task, built_task, holds, read_record
 from jaxevo.types import Message, Row, Segment, Task
 
 pytestmark = pytest.mark.slow  # they compile a model
@@ -81,6 +84,41 @@ def test_what_is_not_valid(parts, grounded):
     assert read_entry(walk(*parts), TOKENS, HOW) is None
     entry = read_entry(walk(*parts), TOKENS, dataclasses.replace(HOW, grounded=False))
     assert (entry is not None) is grounded
+
+
+# ---------------------------------------------------------------------------- what is shown
+def test_chat_models_are_shown_walks_that_are_valid_and_right_themselves():
+    shown = HOW.shown(chat=True)
+    assert len(shown) == 2
+    build = build_task("12", shown, chat=True).messages
+    ask = built_task("Which?", "99", shown=shown, chat=True).messages
+    roles = ["user", "assistant", "user", "assistant", "user"]
+    assert [m.role for m in build] == [m.role for m in ask] == roles
+    assert build[-1].content.endswith("\n\n12")
+    assert "Which?" in ask[-1].content
+    for n, own in enumerate(shown):
+        assert own.answer == after(own.start, 2)
+        assert len(own.path) == 2
+        assert holds(own.path[-1], own.answer)
+        assert not holds(own.question, own.answer)
+        assert own.start in build[2 * n].content
+        walked, answered = build[2 * n + 1].content, ask[2 * n + 1].content
+        assert read_record(walked, chat=True) == (own.question, own.answer)
+        assert short_answer(Task("t", (), own.answer), answered).score == 1.0
+        searched = HOW.tool.reply(own.start, compact=False).text
+        for text in (walked, answered):
+            assert text.startswith(f"<search>{own.start}</search>{searched}\n")
+
+
+def test_no_walk_starts_where_a_worked_one_does():
+    shown = [own.start for own in HOW.shown(chat=True)]
+    assert HOW.starts(chat=True) == [s for s in HOW.tool.source.starts if s not in shown]
+    assert len(HOW.starts(chat=True)) == len(HOW.starts(chat=False)) - 2
+
+
+def test_models_of_characters_are_shown_none():
+    assert HOW.shown(chat=False) == ()
+    assert HOW.starts(chat=False) == list(HOW.tool.source.starts)
 
 
 # ---------------------------------------------------------------------------- what it is worth

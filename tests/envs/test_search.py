@@ -52,7 +52,7 @@ def test_a_key_is_looked_up_exactly(query):
         "(49)",
         "",
     )
-    assert tool.reply(query, compact=False).text == "<result>12: 49</result>"
+    assert tool.reply(query, compact=False).text == "\n<result>12: 49</result>"
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,11 @@ def test_a_key_is_looked_up_exactly(query):
 )
 def test_an_unknown_key_is_said_to_be_unknown(query):
     compact, chat = (Search().reply(query, compact=form) for form in (True, False))
-    assert (compact.text, chat.text) == ("(?)", "<error>nothing found</error>")
+    assert (compact.text, chat.text) == ("(?)", "\n<error>nothing found</error>")
     assert compact.error == chat.error == "nothing found"
     again = [Search().reply(query, compact=form, again=True).text for form in (True, False)]
-    assert again == ["(??)", "<error>nothing found, as before; look for something else</error>"]
+    told = "\n<error>nothing found, as before; look for something else</error>"
+    assert again == ["(??)", told]
 
 
 def test_marks_and_manual_have_two_forms():
@@ -110,9 +111,10 @@ def test_a_file_of_passages_is_searched(tmp_path):
     lines = [{"title": title, "text": text, "source": 1} for title, text in TEXTS]
     name = write(tmp_path / "music.jsonl", *lines)
     told = Search(name, 2).reply("what is plucked?", compact=False)
-    assert told.text == "<result>Harp: A harp is plucked.\nLute: A lute is plucked.</result>"
+    assert told.text == "\n<result>Harp: A harp is plucked.\nLute: A lute is plucked.</result>"
     assert Search(name, 1).reply("plucked", compact=False).text.count("plucked") == 1
     assert list(Search(name).source.starts) == [title for title, _ in TEXTS]
+    assert not Search(name).source.worked
     assert Search(name, 2) == Search(name, 2)
     assert len({Search(name, 2), Search(name, 2), Search(name, 3)}) == 2
 
