@@ -35,7 +35,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if config.option.record:
+    if config.option.record and not hasattr(config, "workerinput"):  # of pytest-xdist
         config.pluginmanager.register(Record(config.option.record))
 
 

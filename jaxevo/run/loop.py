@@ -142,6 +142,7 @@ class _Job:
         self._copies = copies
         self.state, self.memory, self.config = run.state, run.memory, describe(run)
         self._spent: Mapping[str, float] = {}  # seconds by phase before this process
+        self._rounds_before = 0
         self._metrics: dict[str, Any] = {}  # of the last round
         self._said_unranked = False
 
@@ -163,6 +164,7 @@ class _Job:
             self._log.cut_back(meta["offsets"])
         self.config["evaluation"], self._spent = meta["evaluation"], meta["seconds"]
         self.config["by_problem"] = meta["by_problem"]
+        self._rounds_before = self.done
         progress.resume(self.done)
         progress.say(f"continuing {folder} after round {self.done - 1}")
         before = read_config(folder)
@@ -173,6 +175,7 @@ class _Job:
             progress.say(f"options changed since the run was broken off: {said}")
             known = [*known, {"round": self.done, "options": found}]
         self.config["changes"] = known
+        self.config["seconds"] = before.get("seconds", self._spent)
 
     def round(self) -> None:
         """One round, logged, with the evaluations before and after it that are due."""
@@ -220,10 +223,14 @@ class _Job:
             self._checkpoints.save(self.state, self.memory, meta, score=self._score())
 
     def finish(self) -> None:
-        """Waits for the last checkpoint, and writes down how long everything took."""
+        """Waits for the last checkpoint, and writes down how long everything took.
+
+        A start that finds nothing to do is no part of it.
+        """
         with self._progress.phase("checkpoint"):
             self._checkpoints.wait()
-        self.config["seconds"] = self._seconds()
+        if self.done > self._rounds_before:
+            self.config["seconds"] = self._seconds()
         self._log.write_config(self.config)
 
     def _lost(self, what: str) -> str:
