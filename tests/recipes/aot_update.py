@@ -3,7 +3,7 @@
 Rounds are collected on the CPU, until every objective has rows, by a model of two layers of
 SmolLM2's width and vocabulary that knows the toy's letters. Then each objective's update is
 compiled for four chips of a v5e, fsdp 2 x tensor 2, as it would run there. Begin it under
-`jaxevo.kernels.aot.ENVIRONMENT`.
+`jaxevo.kernels.aot.ENVIRONMENT`, with two devices on the CPU.
 """
 
 from __future__ import annotations
@@ -35,8 +35,16 @@ from jaxevo.run.options import RunOptions
 from jaxevo.types import Row
 
 ROUNDS = 8  # at most
+FSDP = 2  # on the CPU too, since shapes are declared by it
 OPTIONS = RunOptions(
-    model="tiny", task="add1", prompts=8, samples=4, max_new_tokens=4, control="random"
+    model="tiny",
+    task="add1",
+    prompts=8,
+    samples=4,
+    max_new_tokens=4,
+    control="random",
+    fsdp=FSDP,
+    devices=FSDP,
 )
 
 
@@ -70,7 +78,7 @@ def main() -> None:
     run = build_run(case.make(), dataclasses.replace(OPTIONS, **case.run), model=model())
     experience = collected(run)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES["v5e"])
-    mesh = make_mesh(topology.devices, fsdp=2, tensor=2)
+    mesh = make_mesh(topology.devices, fsdp=FSDP, tensor=2)
     placement = Placement(mesh, weight_axes(dict(run.learner.forward.options)["config"]))
 
     def structs(tree, shardings):

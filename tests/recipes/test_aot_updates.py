@@ -23,11 +23,12 @@ pytestmark = [
 
 @pytest.mark.parametrize("case", FIRST.values(), ids=FIRST)
 def test_updates_compile_for_four_chips(case, record_property):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, str(PROGRAM), case],
         capture_output=True,
         text=True,
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | {"XLA_FLAGS": flags},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
