@@ -44,7 +44,7 @@ check: $(VENV)/test
 
 soak: $(VENV)/test
 	$(BIN)/pytest -m soak tests/kernels tests/models tests/sampling --record $(RESULTS)/soak_kernels.json
-	$(BIN)/pytest -n 2 --dist loadfile -m soak tests/recipes --record $(RESULTS)/soak_recipes.json
+	$(BIN)/pytest -n 2 --dist worksteal -m soak tests/recipes --record $(RESULTS)/soak_recipes.json
 	$(BIN)/pytest -m soak tests/run --record $(RESULTS)/soak_survival.json
 	$(BIN)/pytest $(FAULTS) --record $(RESULTS)/soak_faults.json
 
