@@ -20,6 +20,7 @@ from jaxevo.collect.edits import similarity
 from jaxevo.collect.judging import replies
 from jaxevo.collect.lab import Lab
 from jaxevo.collect.table import tallied
+from jaxevo.tasks.told import solutions_of
 from jaxevo.teachers.contexts import without_thoughts
 from jaxevo.types import Bound, Message, Row, Task, TrainState
 
@@ -139,11 +140,6 @@ def part_marks(
 
 def _answer_bytes(row: Row, tokenizer: Any) -> bytes:
     return b"".join(tokenizer.token_bytes(int(token)) for token in row.answer_ids)
-
-
-def solutions_of(task: Task) -> list[str]:
-    """Its worked solutions, `info["solutions"]`, or its answer alone."""
-    return list(task.info.get("solutions", ())) or [task.answer]
 
 
 # ---------------------------------------------------------------------------- critics

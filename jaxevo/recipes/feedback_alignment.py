@@ -57,7 +57,7 @@ def feedback_alignment(
 
     Args:
       critic: a model writes the critique, greedily; closest takes that worked solution of the
-        task's (`info["solutions"]`) which has most of the attempt's steps; solution takes the first
+        task's (`solutions_of`) which has most of the attempt's steps; solution takes the first
         one whatever the attempt, which is no feedback but OPSD's reference solution.
       critic_tokens: longest prompt of the model as critic, in tokens.
       learning_rate: AdamW step size per update.

@@ -104,7 +104,7 @@ def plain(source: TaskSource) -> TaskSource:
 def plain_task(task: Task) -> Task:
     """The task with one user message, `info["plain"]` ("7+8="), in place of its chat.
 
-    Worked solutions are those in characters, `info["plain_solutions"]`, where it has some.
+    Worked solutions are those in characters, `info["plain_solutions"]`; none in words are left.
 
     Raises:
       ValueError: for a task without `info["plain"]`.
@@ -115,7 +115,7 @@ def plain_task(task: Task) -> Task:
             f"task {task.uid} has no info['plain'], which character-level models need as prompt. "
             "Use one that `jaxevo tasks` lists for character models."
         )
-    info = dict(task.info)
+    info = {name: x for name, x in task.info.items() if name not in ("solution", "solutions")}
     if "plain_solutions" in info:
         info["solutions"] = info["plain_solutions"]
     return dataclasses.replace(task, messages=(Message("user", text),), info=info)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from jaxevo.tasks.told import with_text
+from jaxevo.tasks.told import solutions_of, with_text
 from jaxevo.types import Message, Task
 
 LEVELS = 3
@@ -39,13 +39,11 @@ _MEMBER = re.compile(
 
 
 def reference(task: Task, *, chat: bool) -> str:
-    """What a hint is written from: `info["solution"]` if that is a text, or the answer.
+    """What a hint is written from: a task's first worked solution, or its answer (`solutions_of`).
 
     Models of characters, to whom a solution in words says nothing, get the answer.
     """
-    solution = task.info.get("solution") if chat else None
-    worded = solution.strip() if isinstance(solution, str) else ""
-    return worded or task.answer
+    return solutions_of(task)[0] if chat else task.answer
 
 
 def hint_task(task: Task, solution: str, *, chat: bool) -> Task:

@@ -1,4 +1,4 @@
-"""Problems that are told together with a text: an earlier draft, a hint."""
+"""Problems that are told together with a text: an earlier draft, a hint; and their solutions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ A draft of an answer, which may be wrong:
 Take the draft for guidance, not for the truth. Correct what is wrong in it, do not repeat it word \
 for word, and give a better answer to the question."""
 PLAIN_DRAFT = "{question}{draft}?"
+
+
+def solutions_of(task: Task) -> list[str]:
+    """Its worked solutions, `info["solutions"]` and `info["solution"]`, or its answer alone.
+
+    What is no text there, or an empty one, is none.
+    """
+    known = (*task.info.get("solutions", ()), task.info.get("solution"))
+    return [x.strip() for x in known if isinstance(x, str) and x.strip()] or [task.answer]
 
 
 def with_text(task: Task, layout: str, **texts: str) -> Task:

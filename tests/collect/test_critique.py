@@ -11,11 +11,11 @@ from jaxevo.collect.critique import (
     first_solution,
     part_marks,
     read_steps,
-    solutions_of,
 )
 from jaxevo.models.tokenizer import CharTokenizer
 from jaxevo.models.toy import ALPHABET
 from jaxevo.tasks import load_task, plain
+from jaxevo.tasks.told import solutions_of
 from jaxevo.types import Row, Segment
 
 ATTEMPT = (
@@ -139,8 +139,3 @@ def test_the_closest_solution_has_most_of_the_attempts_steps():
     parts = read_steps(wrong.encode(), chat=False)
     changed = changed_parts(parts, read_steps(left.encode(), chat=False))
     assert changed == [False, False, True]
-
-
-def test_a_task_without_worked_solutions_has_its_answer():
-    task = plain(load_task("add1")).train(0)
-    assert solutions_of(task) == [task.answer]
