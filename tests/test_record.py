@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = """
 import pytest
 
@@ -20,11 +22,14 @@ def test_broken(broken): pass
 """
 
 
-def test_each_outcome_is_written_with_commit_and_versions(tmp_path):
+@pytest.mark.parametrize("processes", [[], ["-n", "2"]], ids=["one process", "two processes"])
+def test_each_outcome_is_written_with_commit_and_versions(processes, tmp_path):
     (tmp_path / "test_some.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "--record", "found.json"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    subprocess.run([*command, "test_some.py"], cwd=tmp_path, env=env, check=False, timeout=300)
+    subprocess.run(
+        [*command, *processes, "test_some.py"], cwd=tmp_path, env=env, check=False, timeout=300
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     outcomes = {name.partition("::")[2]: one["outcome"] for name, one in found["tests"].items()}
     assert outcomes == {
