@@ -36,6 +36,7 @@ SIGNALS = {  # what a method's own metrics and the rollout viewer's columns tell
     "sdpo": {"context/teacher", "distill"},
     "srpo-routing": {"context/teacher", "distill", "keep", "policy"},
     "t-reg": {"context/better", "context/worse", "token_reward", "aligned"},
+    "trace": {"tally/annotated", "tally/span_share", "span"},
 }
 
 
