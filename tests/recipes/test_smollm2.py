@@ -15,10 +15,10 @@ SIZES = "--prompts 4 --samples 4 --max-new-tokens 24 --rounds 2 --eval-problems 
 MORE = {  # options without which a recipe cannot start, or has nothing to do
     "dapo": "--minibatches 2",
     "dr-grpo": "--norm-length 24",
-    "feedback-alignment": "--task steps4 --max-new-tokens 64",
+    "feedback-alignment": "--task steps4 --max-new-tokens 96",
     # warm enough to differ, cold enough to write tags
     "pi-play": "--task hops --examiner-rounds 1 --student-rounds 1 --max-new-tokens 96 "
-    "--temperature 0.5",
+    "--variants 2 --attempts 2 --turns 3 --temperature 0.5",
     "rest-mcts": "--step-tokens 12",
     "sd-zero": "--revision-rounds 1 --context-tokens 128",
     "sft": "--task svamp",
