@@ -62,6 +62,15 @@ class Building:
             found.append(Walk(queries[0], path, question, answer))
         return tuple(found)
 
+    def to_build(self, start: str, *, chat: bool) -> Task:
+        """See `build_task`."""
+        return build_task(start, self.shown(chat=chat), chat=chat)
+
+    def to_answer(self, entry: Entry, *, chat: bool, path: Sequence[str] | None = None) -> Task:
+        """See `built_task`."""
+        shown = self.shown(chat=chat)
+        return built_task(entry["question"], entry["answer"], path, shown, chat=chat)
+
     def starts(self, *, chat: bool) -> list[str]:
         """Where walks start: not where those do that are shown."""
         shown = {walk.start for walk in self.shown(chat=chat)}
@@ -102,10 +111,9 @@ def _start(start: str, tokenizer: Any, how: Building) -> Task:
     Raises:
       ValueError: when not even the instructions fit.
     """
-    shown = how.shown(chat=tokenizer.chat)
 
     def task(keep: int) -> Task:
-        return build_task(start[:keep], shown, chat=tokenizer.chat)
+        return how.to_build(start[:keep], chat=tokenizer.chat)
 
     most = most_that_fits(lambda n: _fits(task(n), tokenizer, how), len(start))
     if not most:
@@ -130,7 +138,8 @@ def walked(row: Row, tokenizer: Any, tool: Search) -> list[str]:
             turn.append(segment)
         elif segment.source == "tool":
             call = call_text(tuple(turn), tokenizer, marks) or ""
-            path += filter(None, [_step(tool, call, compact=compact)])
+            if step := _step(tool, call, compact=compact):
+                path.append(step)
             turn = []
     return path
 
@@ -154,11 +163,11 @@ def read_entry(row: Row, tokenizer: Any, how: Building) -> dict[str, Any] | None
     question, answer = record
     path = walked(row, tokenizer, how.tool)
     unfounded = how.grounded and not any(holds(step, answer) for step in path)
-    shown = how.shown(chat=tokenizer.chat)
-    asked = built_task(question, answer, shown=shown, chat=tokenizer.chat)
+    entry = {"question": question, "answer": answer, "path": path}
+    asked = how.to_answer(entry, chat=tokenizer.chat)
     if unfounded or holds(question, answer) or not _fits(asked, tokenizer, how):
         return None
-    return {"question": question, "answer": answer, "path": path}
+    return entry
 
 
 # ---------------------------------------------------------------------------- rewards
@@ -223,12 +232,7 @@ def right_answers(
 ) -> list[int]:
     """How many of `attempts` conversations about each valid question end right."""
     chat = lab.tokenizer.chat
-    shown = how.shown(chat=chat)
-    tasks = [
-        built_task(entry["question"], entry["answer"], shown=shown, chat=chat)
-        for entry in entries
-        if entry is not None
-    ]
+    tasks = [how.to_answer(entry, chat=chat) for entry in entries if entry is not None]
     if not tasks:
         return []
     talks = how.loop(lab, solver, "attempt").run(tasks, how.attempts)
@@ -312,8 +316,7 @@ def answer(
     if not size:
         return {params: [], WRITTEN: written}
     chosen = [memory.entries[n] for n in drawn(lab, "pool", size)]
-    shown = how.shown(chat=chat)
-    tasks = [built_task(e["question"], e["answer"], e["path"], shown, chat=chat) for e in chosen]
+    tasks = [how.to_answer(entry, chat=chat, path=entry["path"]) for entry in chosen]
     talks = how.loop(lab, params, params).run(tasks, lab.config.samples)
     rows = lab.verify([talk.row for talk in talks])
     return {params: lab.record([tallied(row, pool=size) for row in rows]), WRITTEN: written}
