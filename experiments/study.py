@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,7 +167,7 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=study.claim)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(study.seeds))
     parser.add_argument("--out", type=Path, default=study.result)
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a process each")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, a thread each")
     parser.add_argument(
         "--keep",
         type=Path,
@@ -182,8 +181,9 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
             by_seed[seed] = _taken(path, study)
     rest = [seed for seed in args.seeds if seed not in by_seed]
     with contextlib.ExitStack() as stack:
-        over = map if args.jobs == 1 else stack.enter_context(_processes(args.jobs)).map
-        done = over(functools.partial(_timed, study.run), rest)
+        # Threads, as what is compiled for one seed serves the others.
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(args.jobs))
+        done = pool.map(functools.partial(_timed, study.run), rest)
         for seed, (found, seconds) in zip(rest, done, strict=True):
             by_seed[seed] = {
                 "settings": study.settings,
@@ -221,11 +221,6 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
         study.draw(axes, runs)
     print(verdict)
     return 0
-
-
-def _processes(jobs: int) -> concurrent.futures.ProcessPoolExecutor:
-    fresh = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(jobs, mp_context=fresh)
 
 
 def _kept(folder: Path, seed: int) -> Path:

@@ -15,9 +15,10 @@ from jaxevo.losses.reduce import reducer
 from jaxevo.losses.terms import imitation
 from jaxevo.models.hub import LoadedModel
 from jaxevo.optimizers import adamw
+from jaxevo.run.ahead import gather_round
 from jaxevo.run.build import build_run
-from jaxevo.run.loop import one_round
 from jaxevo.run.options import RunOptions
+from jaxevo.step import improve
 from jaxevo.types import (
     Bound,
     Message,
@@ -84,11 +85,13 @@ def said(truth: int, generator: np.random.Generator, *, known: float) -> int:
 def rounds(
     recipe: Recipe, model: LoadedModel, *, prompt_tokens: int, steps: int, seed: int
 ) -> TrainState:
-    """The state after so many rounds of a recipe that samples nothing and has no memory."""
+    """The state after so many rounds of a recipe that samples nothing and has no memory; no log."""
     run = build_run(recipe, RunOptions(seed=seed, prompt_tokens=prompt_tokens), model=model)
     state = run.state
     for _ in range(steps):
-        state, _, _, _ = one_round(run, state, None)
+        found = gather_round(run, state, None)
+        with run.placement.scope():
+            state, _ = improve(run.recipe, run.learner, found.lab, state, found.experience)
     return state
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -32,6 +33,9 @@ class Bucket:
         return np.array((self.slots, self.reads))
 
 
+Rung: TypeAlias = tuple[tuple[str, Bucket], ...]  # a bucket for each view
+
+
 @dataclasses.dataclass(frozen=True)
 class Shapes:
     """The declared static shapes of one objective's updates.
@@ -44,7 +48,7 @@ class Shapes:
     rows: int
     answer: int
     micro: int
-    ladder: tuple[tuple[tuple[str, Bucket], ...], ...]
+    ladder: tuple[Rung, ...]
     group: int = 1
 
     @property
@@ -137,7 +141,7 @@ def _first_fit(
     views = [view for view, _ in shapes.ladder[-1]]
     trees = [{view: _trees(table, cut, view) for view in views} for cut in cuts]
 
-    def laid_out(rung: tuple[tuple[str, Bucket], ...]) -> list[dict[str, Packed]]:
+    def laid_out(rung: Rung) -> list[dict[str, Packed]]:
         binned = [{v: _bins(of[v], bucket, v) for v, bucket in rung} for of in trees]
         return [{v: _side_by_side(of[v], shapes, bucket) for v, bucket in rung} for of in binned]
 

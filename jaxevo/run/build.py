@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from jaxevo.collect.lab import Lab, Learner, RolloutConfig
-from jaxevo.collect.pack import Bucket, Shapes
+from jaxevo.collect.pack import Bucket, Rung, Shapes
 from jaxevo.kernels import is_one_tpu
 from jaxevo.models import hub
 from jaxevo.models.lora import init_adapters, weight_axes, with_adapters
@@ -53,6 +53,7 @@ ADAPTERS = 0x6C6F7261  # folded into the run's key for the adapters' first value
 HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
 RUNGS = 13  # shapes of an update: 2^(-k/4) of the worst case, down to an eighth
 WIDEST_PAIR = 512  # slots of a packed row up to which two groups share it: attention is quadratic
+LEAST_SAVED = 2e9  # FLOPs of an update: what a shape must save over the next to be compiled for it
 PAIR = 3.0  # seconds of a FLOP of dense attention over those of a layer's products, on two cores
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
@@ -347,7 +348,7 @@ def declare_shapes(
     fill up together waste less. Trees of long answers are cut, as attention within a packed row is
     quadratic: by the FLOPs of a model of the shape `config`, or never. Each rung has a sixth fewer
     slots than the one above, so an update computes at most that much padding, and what its rows
-    differ by.
+    differ by; of a small model there are fewer, where so little work is not worth a program.
     """
     trees = -(-size.rows // size.group)
     trees = -(-trees // (objective.minibatch.count * micro_batches))
@@ -374,8 +375,27 @@ def declare_shapes(
             read = min(reads, _eights(share * reads) + beside * answers)
             rung.append((name, Bucket(trees * cuts // beside, some, read)))
         by_slots[tuple(bucket.slots for _, bucket in rung)] = tuple(rung)
-    ladder = tuple(by_slots.values())
-    return Shapes(trees * size.group, size.answer, micro_batches, ladder, size.group)
+    ladder = list(by_slots.values())
+    if config is not None:
+        ladder = _worth_programs(ladder, micro_batches, config)
+    return Shapes(trees * size.group, size.answer, micro_batches, tuple(ladder), size.group)
+
+
+def _worth_programs(
+    ladder: Sequence[Rung], micro_batches: int, config: DecoderConfig
+) -> list[Rung]:
+    """The largest rung, and of the others each that saves enough over the next that is kept."""
+
+    def flops(rung: Rung) -> float:
+        buckets = [bucket for _, bucket in rung]
+        once = [b.rows * trunk_flops(config, b.slots, PAIR * b.slots**2 / 2) for b in buckets]
+        return 3 * micro_batches * sum(once)
+
+    kept = [ladder[-1]]
+    for rung in reversed(ladder[:-1]):
+        if flops(kept[0]) - flops(rung) >= LEAST_SAVED:
+            kept.insert(0, rung)
+    return kept
 
 
 def _answers_per_row(size: Size, config: DecoderConfig) -> int:

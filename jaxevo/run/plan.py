@@ -32,7 +32,7 @@ from jaxevo.run.costs import (
     trunk_flops,
 )
 from jaxevo.run.options import RunOptions
-from jaxevo.sampling.wave import cache_need
+from jaxevo.sampling.sizes import cache_need
 from jaxevo.types import OWN, Batch, Bound, Message, Objective, Recipe, Row, Segment, Task, bind
 
 GB = 10**9

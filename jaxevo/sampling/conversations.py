@@ -98,10 +98,10 @@ class Conversations:
             take.append(place)
             into.append(row)
         if take:
-            room = next_power(len(take)) - len(take)
-            take_K = np.pad(np.array(take, np.int32), (0, room))
-            into_K = np.pad(np.array(into, np.int32), (0, room), constant_values=len(self._used_M))
-            self.pool = _written(self.pool, prefix, *jax.device_put((take_K, into_K)))
+            take_P, into_P = np.zeros((2, len(prefix[0]["k"])), np.int32)
+            take_P[: len(take)], into_P[: len(into)] = take, into
+            placed = jax.device_put((take_P, into_P, np.int32(len(take))))
+            self.pool = _written(self.pool, prefix, *placed)
 
     def _shared(self, ids: np.ndarray) -> np.ndarray:
         """How many tokens each kept prompt has in common with this one, from the first on."""
@@ -134,13 +134,18 @@ class Conversations:
 
 @functools.partial(jax.jit, donate_argnames="pool")
 def _written(
-    pool: decoder.Cache, prefix: decoder.Cache, take_K: Array, into_K: Array
+    pool: decoder.Cache, prefix: decoder.Cache, take_P: Array, into_P: Array, count: Array
 ) -> decoder.Cache:
-    def write(old: jax.Array, new: jax.Array) -> jax.Array:
-        slots = min(old.shape[2], new.shape[2])
-        return old.at[into_K, :, :slots].set(new[take_K, :, :slots], mode="drop")
+    """The first `count` of the rows `take_P` of `prefix`, in rows `into_P` of the pool."""
 
-    return jax.tree.map(write, pool, prefix)
+    def write(n: Array, pool: decoder.Cache) -> decoder.Cache:
+        def row(old: jax.Array, new: jax.Array) -> jax.Array:
+            new = jax.lax.dynamic_slice_in_dim(new, take_P[n], 1)[:, :, : old.shape[2]]
+            return jax.lax.dynamic_update_slice(old, new, (into_P[n], 0, 0, 0))
+
+        return jax.tree.map(row, pool, prefix)
+
+    return jax.lax.fori_loop(0, count, write, pool)
 
 
 @functools.partial(jax.jit, static_argnames="slots")

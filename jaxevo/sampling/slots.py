@@ -1,4 +1,4 @@
-"""The device half of sampling: slots for rows in the making, and the three programs that move them.
+"""The device half of sampling: slots for rows in the making, and the four programs that move them.
 
 Rows stand in blocks of b that share a prompt, whose keys and values are kept once per block. What
 rows add is kept in rings of R places, one per row, all written at the same place in the same step:
@@ -9,7 +9,8 @@ On a mesh blocks and rows are spread over its data and fsdp axes in as many lane
 blocks being the first lane's. What is said of a block is said within its lane: nothing but whether
 any row is live goes from lane to lane.
 
-    start     prompts -> a slot for each of their rows, the first token drawn
+    read      prompts -> their keys and values, and what each says of its next token
+    start     those -> a slot for each of their rows, the first token drawn
     decode    up to T more tokens for every row, in place
     arrange   chosen blocks and rows of old and new slots, in rings of another size
 """
@@ -67,21 +68,51 @@ class Shared:
     shared_P: Array
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "lanes", "prefix", "ring", "truncates", "greedy")
-)
-def start(
+@register
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """P prompts that were read: keys and values in C slots, lengths, logits of the next token."""
+
+    cache: decoder.Cache
+    length_P: Array
+    logits_PV: Array
+
+
+@functools.partial(jax.jit, static_argnames=("config", "prefix"))
+def read(
     params: Params,
     read_PS: Array,
     length_P: Array,
-    prompt_Q: Array,
-    rows: Rows,
-    ends: Ends,
     shared: Shared | None = None,
     *,
     config: decoder.DecoderConfig,
-    lanes: int,
     prefix: int,
+) -> Prompts:
+    """What later steps need of P prompts.
+
+    Args:
+      params, config: the model.
+      read_PS: right-padded prompts, or what follows their shared beginnings; S is a multiple of
+        `CHUNK` or at most as large.
+      length_P: of the whole prompts.
+      shared: beginnings that are not read again.
+      prefix: C, slots for a whole prompt.
+    """
+    read_PS = by_rows(read_PS)
+    cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
+    logits_PV = _logits(config, params, hidden_PD)
+    cache = by_rows(cache, then="kv_heads")
+    return Prompts(cache, by_rows(jnp.asarray(length_P)), by_rows(logits_PV))
+
+
+@functools.partial(jax.jit, static_argnames=("lanes", "ring", "truncates", "greedy"))
+def start(
+    prompts: Prompts,
+    prompt_Q: Array,
+    rows: Rows,
+    ends: Ends,
+    *,
+    lanes: int,
     ring: int,
     truncates: bool,
     greedy: bool,
@@ -89,29 +120,21 @@ def start(
     """Slots for Q blocks of rows, and the first token of each.
 
     Args:
-      params, config: the model.
-      read_PS: right-padded prompts, or what follows their shared beginnings; S is a multiple of
-        `CHUNK` or at most as large.
-      length_P: of the whole prompts.
+      prompts: P that were read.
       prompt_Q: the prompt of each block, of the P / L of its lane.
       rows: N = Q b, nothing drawn.
       ends: of all answers.
-      shared: beginnings that are not read again.
       lanes: L, which divides P and Q.
-      prefix: C, slots for a whole prompt.
       ring: R, at least the most tokens of an answer less one.
       truncates, greedy: whether any row cuts tokens, or has temperature 0.
     """
     N, Q = rows.length_N.shape[0], prompt_Q.shape[0]
-    read_PS, rows = by_rows(read_PS), by_rows(rows)
-    cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
-    logits_PV = _logits(config, params, hidden_PD)
     chosen = functools.partial(_chosen, lanes=lanes)
-    logits_NV = chosen(jnp.repeat(prompt_Q, N // Q), logits_PV)
-    rows, tokens = draw(logits_NV, rows, ends, truncates=truncates, greedy=greedy)
-    of_blocks = jax.tree.map(functools.partial(chosen, prompt_Q), cache)
-    own = decoder.init_cache(config, N, ring, params["embed"].dtype)
-    length_Q = chosen(prompt_Q, length_P)
+    logits_NV = chosen(jnp.repeat(prompt_Q, N // Q), prompts.logits_PV)
+    rows, tokens = draw(logits_NV, by_rows(rows), ends, truncates=truncates, greedy=greedy)
+    of_blocks = jax.tree.map(functools.partial(chosen, prompt_Q), prompts.cache)
+    own = jax.tree.map(lambda x: jnp.zeros((N, x.shape[1], ring, x.shape[3]), x.dtype), of_blocks)
+    length_Q = chosen(prompt_Q, prompts.length_P)
     return _spread(Slots(rows, of_blocks, length_Q, own, jnp.int32(0))), tokens
 
 

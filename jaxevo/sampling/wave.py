@@ -20,99 +20,25 @@ from jaxevo.models import decoder
 from jaxevo.parallel.mesh import row_devices
 from jaxevo.sampling.conversations import Conversations, next_power
 from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
-from jaxevo.sampling.slots import CHUNK, Shared, Slots, arrange, decode, start
+from jaxevo.sampling.sizes import (
+    block_bytes,
+    block_rows,
+    most_blocks,
+    narrowed,
+    padded_blocks,
+    padded_prompts,
+    prompt_bucket,
+)
+from jaxevo.sampling.slots import Prompts, Shared, Slots, arrange, decode, read, start
 from jaxevo.types import Array, Params, Samples
 
 CALL = 8  # steps of one call of the decode program, where answers are longer than SHORT
 SHORT = 17  # tokens of answers that are decoded in one call
 RING = 32  # places of the first ring of longer answers
 PREFILL = 4096  # prompt tokens, padding included, that pass through the model at a time
-BALANCE = 32  # products that take as long as reading a number, on two cores
-MOVE = 0.8  # of what a step costs: what it must come to for rows to move closer together
-LEAST_PROMPT = 128  # slots; shorter prompts are not worth programs of their own
 LEAST_UNREAD = 32  # slots of what follows a kept beginning
 
 
-# ---------------------------------------------------------------------------- sizes
-def padded_count(count: int) -> int:
-    """The least 2ⁿ or 3·2ⁿ that is not below `count`."""
-    power = next_power(count)
-    return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
-
-
-def prompt_bucket(longest: int, slots: int) -> int:
-    """Slots for prompts of up to `longest` tokens: 2ⁿ, at least 128, or all `slots` if fewer; of
-    more than `CHUNK` always a multiple of that."""
-    bucket = min(max(LEAST_PROMPT, next_power(longest)), slots)
-    return bucket if bucket <= CHUNK else -(-bucket // CHUNK) * CHUNK
-
-
-def block_rows(samples: int) -> int:
-    """Rows of a block: the most, up to 4, of which blocks for `samples` rows waste no sixth."""
-    return next(b for b in (4, 3, 2, 1) if b <= samples and 5 * -(-samples // b) * b <= 6 * samples)
-
-
-def _block_bytes(
-    config: decoder.DecoderConfig, itemsize: int, b: int, prompt_slots: int, new_tokens: int
-) -> int:
-    """Keys and values of a block whose rows have their longest answers."""
-    per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
-    return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
-
-
-def narrowed(
-    left: Sequence[Sequence[int]], b: int, now: int, prefix_cost: float
-) -> tuple[int, int]:
-    """Rows of a block and blocks of a lane for what is left: as they are, or much cheaper.
-
-    Args:
-      left: for each lane, the rows that go on, of each prompt.
-      b, now: rows of a block and blocks of a lane as they stand.
-      prefix_cost: what a block costs in a step beside its rows, in rows.
-    """
-
-    def cost(shape: tuple[int, int]) -> float:
-        return shape[1] * (shape[0] + prefix_cost)
-
-    def blocks(size: int) -> int:
-        return padded_count(max(sum(-(-n // size) for n in lane) for lane in left))
-
-    shapes = [(size, blocks(size)) for size in sorted({b, max(b // 2, 1), 1})]
-    best = min(shapes, key=cost)
-    return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
-
-
-def _prefix_cost(config: decoder.DecoderConfig, prompt_slots: int) -> float:
-    """What a block's prefix costs in a step, which is read once, in what a row's products do."""
-    numbers = 2 * config.kv_heads * config.head_dim * prompt_slots
-    weights = config.layers * config.layer_weights + config.width * config.vocab_size
-    return BALANCE * config.layers * numbers / weights
-
-
-def _most_blocks(cache_bytes: int, block_bytes: int) -> int:
-    """How many fit into the cache, of the numbers that programs are made for."""
-    fitting = max(cache_bytes // block_bytes, 1)
-    power = 1 << (fitting.bit_length() - 1)
-    return 3 * power // 2 if power >= 2 and 3 * power // 2 <= fitting else power
-
-
-def cache_need(
-    config: decoder.DecoderConfig,
-    itemsize: int,
-    *,
-    prompts: int,
-    samples: int,
-    prompt_slots: int,
-    new_tokens: int,
-    most: int,
-) -> int:
-    """Bytes of keys and values of a call at the most, where `most` are allowed."""
-    b, slots = block_rows(samples), prompt_bucket(prompt_slots, prompt_slots)
-    each = _block_bytes(config, itemsize, b, slots, new_tokens)
-    return each * min(_most_blocks(most, each), padded_count(prompts * -(-samples // b)))
-
-
-# ---------------------------------------------------------------------------- one call
 @dataclasses.dataclass
 class _Block:
     """Requests of one prompt that stand together, and the block and rows that they come from."""
@@ -162,18 +88,16 @@ class Wave:
         self.call = call
         self.lanes = row_devices()
         self.ways: dict[str, Any] = {
-            "config": call.config,
             "truncates": any(s.truncates for s in call.sampling),
             "greedy": any(s.temperature == 0 for s in call.sampling),
         }
         self.steps = call.new_tokens - 1 if call.new_tokens <= SHORT else CALL
         self.b = block_rows(call.samples)  # of the blocks as they stand; fewer when few are left
         self.prompt_slots = prompt_bucket(max(map(len, call.prompts)), call.prompt_slots)
-        self.prefix_cost = _prefix_cost(call.config, self.prompt_slots)
         itemsize = call.params["embed"].dtype.itemsize
-        self.most_blocks = _most_blocks(
+        self.most_blocks = most_blocks(
             call.cache_bytes,
-            _block_bytes(call.config, itemsize, self.b, self.prompt_slots, call.new_tokens),
+            block_bytes(call.config, itemsize, self.b, self.prompt_slots, call.new_tokens),
         )
 
         numbers: dict[bytes, int] = {}
@@ -215,9 +139,8 @@ class Wave:
         while self.waiting or self._live(lanes):
             now, lanes = self._arranged(slots if self._live(lanes) else None, lanes)
             if self._live(lanes):
-                now, tokens = decode(
-                    self.call.params, now, self.call.ends, steps=self.steps, **self.ways
-                )
+                how = {"config": self.call.config, "steps": self.steps, **self.ways}
+                now, tokens = decode(self.call.params, now, self.call.ends, **how)
                 self._note(now.rows, lanes, tokens)
             slots = now
         return self.out
@@ -238,7 +161,8 @@ class Wave:
                 for lane in lanes
             ]
             each = [list(of_prompts.values()) for of_prompts in left]
-            b, wanted = narrowed(each, self.b, now, self.prefix_cost)
+            sizes = {"b": self.b, "now": now, "most": self.most_blocks}
+            b, wanted = narrowed(self.call.config, each, **sizes, prompt_slots=self.prompt_slots)
         live = [list(self._regrouped(lane, b)) for lane in lanes]
         new = self._admitted([len(lane) for lane in live])
         together = [[*before, *later] for before, later in zip(live, new, strict=True)]
@@ -246,7 +170,7 @@ class Wave:
         started = list(self._started(new, ring if slots is None else slots.ring))
         if slots is None and len(started) == 1:
             return started[0]
-        wanted = wanted or max(padded_count(max(map(len, together))), now)
+        wanted = wanted or max(self._padded(together), now)
         if slots is not None and not started and (wanted, b, ring) == (now, self.b, slots.ring):
             return slots, lanes
         parts = [] if slots is None else [slots]
@@ -259,6 +183,10 @@ class Wave:
                     block.places = [q * self.b + i for i in range(len(block.requests))]
         self.b = b
         return self._moved(parts, together, wanted, ring), together
+
+    def _padded(self, lanes: Lanes) -> int:
+        """Blocks of each lane that there is a program for."""
+        return padded_blocks(self.call.config, max(map(len, lanes)), self.b, self.most_blocks)
 
     def _per_lane(self, slots: Slots) -> int:
         """Blocks of each lane."""
@@ -346,8 +274,8 @@ class Wave:
         self, lanes: Lanes, numbers: Sequence[Mapping[int, int]], read_slots: int, ring: int
     ) -> Slots:
         call, L = self.call, self.lanes
-        P, Q = (padded_count(max(map(len, of_lanes))) for of_lanes in (numbers, lanes))
-        read_PS, length_P, shared = self._unread(numbers, P, read_slots)
+        prompts = self._read(numbers, read_slots)
+        Q = self._padded(lanes)
         prompt_Q = np.zeros(L * Q, np.int32)
         request_N, length_Q = np.full(L * Q * self.b, -1), np.ones(L * Q, np.int32)
         for number, lane in enumerate(lanes):
@@ -374,24 +302,15 @@ class Wave:
             live_N=real_N,
             finish_N=none_N,
         )
-        placed = jax.device_put((read_PS, length_P, prompt_Q, rows))
-        sizes = {"lanes": L, "prefix": self.prompt_slots, "ring": ring}
-        slots, tokens = start(call.params, *placed, call.ends, shared, **sizes, **self.ways)
-        if self.kept is not None and call.keep:
-            first: dict[int, int] = {}  # block of each prompt
-            for number, lane in enumerate(lanes):
-                for q, block in enumerate(lane, number * Q):
-                    first.setdefault(block.prompt, q)
-            prompts = [self.prompts[number] for number in first]
-            self.kept.keep(prompts, slots.prefix, list(first.values()))
+        placed = jax.device_put((prompt_Q, rows))
+        slots, tokens = start(prompts, *placed, call.ends, lanes=L, ring=ring, **self.ways)
         self._note(slots.rows, lanes, jax.tree.map(lambda x_N: x_N[None], tokens))
         return slots
 
-    def _unread(
-        self, numbers: Sequence[Mapping[int, int]], P: int, slots: int
-    ) -> tuple[np.ndarray, np.ndarray, Shared | None]:
-        """Tokens to be read, lengths of the whole prompts, and what they share with kept ones."""
-        shared = None
+    def _read(self, numbers: Sequence[Mapping[int, int]], slots: int) -> Prompts:
+        """Prompts of all lanes, P / L of each, but for what they share with kept ones."""
+        call, shared = self.call, None
+        P = padded_prompts(call.config, max(map(len, numbers)), slots)
         placed = [
             (prompt, lane * P + p) for lane, own in enumerate(numbers) for prompt, p in own.items()
         ]
@@ -407,11 +326,18 @@ class Wave:
             ids = self.prompts[prompt]
             read_PS[p, : len(ids) - shared_P[p]] = ids[shared_P[p] :]
             length_P[p] = len(ids)
+        new = jax.device_put((read_PS, length_P))
+        sizes = {"config": call.config, "prefix": self.prompt_slots}
+        prompts = read(call.params, *new, shared, **sizes)
         if self.kept is not None:
             found = int(shared_P.sum())
             self.kept.shared_tokens += found
             self.kept.read_tokens += sum(len(self.prompts[n]) for n, _ in placed) - found
-        return read_PS, length_P, shared
+            if call.keep:
+                once = dict(placed)
+                ids = [self.prompts[number] for number in once]
+                self.kept.keep(ids, prompts.cache, list(once.values()))
+        return prompts
 
     def _read_slots(self, prompt: int) -> int:
         """Slots for what has to be read: all of a prompt, or what follows a kept beginning."""

@@ -1,5 +1,7 @@
 """The declared shapes hold whatever single-turn rows can be."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,10 +9,11 @@ from hypothesis import strategies as st
 
 from jaxevo.collect.pack import stack
 from jaxevo.collect.table import Table, tabulate
+from jaxevo.models import hub
 from jaxevo.recipes.sdpo import sdpo
 from jaxevo.run.build import declare_shapes, single_turn_sizes
 from jaxevo.run.options import RunOptions
-from jaxevo.types import Message, Row, Segment, Task
+from jaxevo.types import Message, Row, Segment, Size, Task
 
 P, G, A, PROMPT, CONTEXT = 3, 4, 3, 5, 7
 TASK = Task("t/0", (Message("user", "x"),), "0")
@@ -53,3 +56,19 @@ def test_groups_that_cannot_be_cut_into_micro_batches_are_refused():
     options = RunOptions(prompts=6, samples=2, micro_batches=4)
     with pytest.raises(ValueError, match="--prompts 6 cannot be cut into 1 minibatches x 4"):
         single_turn_sizes(RECIPE, options, PROMPT)
+
+
+def test_small_models_have_few_programs():
+    """A shape for an update must save 2 GFLOP over the next larger one."""
+    size = Size(16, answer=33, group=1, slots=64)
+    own = dataclasses.replace(OBJECTIVE, views=())
+
+    def slots(model):
+        config = hub.load(model, weights=False).config
+        ladder = declare_shapes(own, size, 1, config=config).ladder
+        return [bucket.slots for rung in ladder for _, bucket in rung]
+
+    every = [b.slots for rung in declare_shapes(own, size, 1).ladder for _, b in rung]
+    assert every == [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128]
+    assert slots("smollm2-135m") == every
+    assert slots("toy") == [64, 128]

@@ -15,7 +15,7 @@ from jaxevo.run.cli import main
 from jaxevo.run.costs import head_flops, trunk_flops
 from jaxevo.run.options import RunOptions
 from jaxevo.run.plan import GB, _largest, make_plan
-from jaxevo.sampling.wave import cache_need
+from jaxevo.sampling.sizes import cache_need
 
 OPTIONS = RunOptions(model="toy", samples=16, max_new_tokens=12, eval_problems=0)
 

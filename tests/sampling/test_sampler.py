@@ -11,7 +11,7 @@ from jaxevo.models import decoder
 from jaxevo.run.build import make_sampler
 from jaxevo.sampling.drawing import FINISH
 from jaxevo.sampling.sampler import Sampling, publish
-from jaxevo.sampling.wave import padded_count
+from jaxevo.sampling.sizes import padded_count
 
 PROMPTS = [np.array(ids, np.int32) for ids in ([3, 4, 12, 6], [7, 12, 9, 14, 5, 6], [12, 3])]
 G, R = 3, 6

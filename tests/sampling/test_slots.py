@@ -8,15 +8,24 @@ import numpy as np
 import pytest
 
 from jaxevo.keys import row_keys, uid_words
-from jaxevo.models import decoder
+from jaxevo.models import decoder, hub
 from jaxevo.run.build import make_sampler
 from jaxevo.sampling import wave as module
 from jaxevo.sampling.drawing import draw_token
 from jaxevo.sampling.sampler import Sampling, publish
-from jaxevo.sampling.wave import block_rows, narrowed, prompt_bucket
+from jaxevo.sampling.sizes import (
+    LEAST_ROWS,
+    block_rows,
+    narrowed,
+    padded_blocks,
+    padded_prompts,
+    prompt_bucket,
+)
+from jaxevo.sampling.slots import CHUNK
 
 LONG = 70  # tokens: several calls, and a ring that grows twice
 KEY = jax.random.key(5)
+TOY, SMOLLM2 = (hub.load(name, weights=False).config for name in ("toy", "smollm2-135m"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,8 @@ def moves(monkeypatch):
         def call(*args, **options):
             out = real(*args, **options)
             slots = out if name == "arrange" else out[0]
-            seen[name].append((len(slots.prefix_length_Q), slots.ring))
+            blocks, rows = len(slots.prefix_length_Q), len(slots.rows.length_N)
+            seen[name].append((blocks, rows, slots.ring))
             return out
 
         monkeypatch.setattr(module, name, call)
@@ -95,9 +105,9 @@ def test_rows_of_all_lengths_are_those_of_the_plain_sampler(model, plain, moves)
     for n in range(11):
         agrees(out, n, prompts[n // 4], n, limit_N[n], plain)
     assert out.length_N[11] == 0
-    blocks, rings = zip(*moves["decode"], strict=True)
+    _, rows, rings = zip(*moves["decode"], strict=True)
     assert len(moves["start"]) == 1
-    assert blocks[-1] < blocks[0]  # rows that went on moved together
+    assert rows[-1] == LEAST_ROWS < rows[0]  # rows that went on moved together
     assert rings[0] == module.RING < rings[-1] == LONG - 1
     assert sorted(rings) == list(rings)
 
@@ -129,7 +139,7 @@ def test_rows_wait_where_the_cache_is_small(model, plain, moves):
     for n in range(18):
         agrees(out, n, prompts[n // 3], n, limit_N[n], plain)
     assert len(moves["start"]) > 2
-    assert max(blocks for blocks, _ in moves["decode"]) == 3
+    assert max(blocks for blocks, _, _ in moves["decode"]) == 3
     whole = sample(make_sampler(model, 9), model, prompts, 3, 40, limit_N=limit_N)
     np.testing.assert_array_equal(out.ids_NR, whole.ids_NR)
 
@@ -152,9 +162,9 @@ def test_each_row_may_be_sampled_in_its_own_way(model, plain):
 
 def test_equal_prompts_are_read_once(model, plain, monkeypatch):
     read = []
-    real = module.start
+    real = module.read
     monkeypatch.setattr(
-        module, "start", lambda *a, **k: read.append(a[1].shape[0]) or real(*a, **k)
+        module, "read", lambda *a, **k: read.append(int((a[2] > 1).sum())) or real(*a, **k)
     )
     first, second = prompts_of([6, 4])
     prompts = [first, second, first, first, second, first]
@@ -166,7 +176,7 @@ def test_equal_prompts_are_read_once(model, plain, monkeypatch):
 
 def test_long_prompts_pass_through_in_chunks(model, plain):
     prompts = prompts_of([3, 700, 512])
-    assert prompt_bucket(700, 700) > module.CHUNK  # more than one
+    assert prompt_bucket(700, 700) > CHUNK  # more than one
     out = sample(make_sampler(model, 700), model, prompts, 2, 4)
     for n in range(6):
         agrees(out, n, prompts[n // 2], n, 4, plain)
@@ -177,7 +187,7 @@ def test_a_second_wave_and_other_weights_compile_nothing(model):
     sampler = dataclasses.replace(make_sampler(model, 11), eos_ids=())  # so lengths stay
     limit_N = np.linspace(2, 70, 12).astype(np.int32)
     sample(sampler, model, prompts, 4, LONG, limit_N=limit_N)
-    programs = (module.start, module.decode, module.arrange)
+    programs = (module.read, module.start, module.decode, module.arrange)
     before = [program._cache_size() for program in programs]
     other = dataclasses.replace(model, params=jax.tree.map(lambda x: x * 1.01, model.params))
     sample(sampler, other, prompts_of([4, 2, 9], seed=3), 4, LONG, limit_N=limit_N)
@@ -185,12 +195,34 @@ def test_a_second_wave_and_other_weights_compile_nothing(model):
 
 
 def test_rows_that_are_left_move_closer_where_that_is_much_cheaper():
-    assert narrowed([[4, 4, 4]], b=4, now=3, prefix_cost=0.5) == (4, 3)
-    assert narrowed([[4, 3, 4]], b=4, now=3, prefix_cost=0.5) == (4, 3)  # one of 12 places is free
-    assert narrowed([[1, 1, 1]], b=4, now=3, prefix_cost=0.5) == (1, 3)
-    assert narrowed([[2, 2]], b=4, now=3, prefix_cost=0.5) == (2, 2)
-    assert narrowed([[2, 2]], b=4, now=2, prefix_cost=30.0) == (4, 2)  # a prefix is all that costs
-    assert narrowed([[5]], b=4, now=8, prefix_cost=0.5) == (2, 3)
+    def left(*counts, b=4, now=16, config=TOY, prompt_slots=16, most=64):
+        sizes = {"b": b, "now": now, "most": most, "prompt_slots": prompt_slots}
+        return narrowed(config, [counts], **sizes)
+
+    assert left(*[4] * 16) == (4, 16)
+    assert left(*[4] * 15, 3) == (4, 16)  # one of 64 places is free
+    assert left(*[1] * 12) == (1, 16)
+    assert left(*[2] * 8) == (2, 8)
+    assert left(*[2] * 8, now=8, prompt_slots=4096) == (4, 8)  # a prefix is all that costs
+    assert left(5, now=8) == (4, 2)
+    assert left(1, now=2) == (4, 2)  # a step has 8 rows at the least
+    assert left(1, 1, 1, now=3, most=3) == (1, 3)
+    assert left(*[4] * 11, now=16) == (4, 16)
+    assert left(*[4] * 11, now=16, config=SMOLLM2) == (4, 12)
+
+
+def test_programs_have_few_sizes():
+    """Small ones are alike; of a large model, or many rows, none wastes more than a third."""
+
+    def blocks(config, b, most):
+        return sorted({padded_blocks(config, n, b, most) for n in range(1, most + 1)})
+
+    assert blocks(TOY, 1, 512) == [8, 16, 32, 64, 128, 192, 256, 384, 512]
+    assert blocks(TOY, 4, 96) == [2, 4, 8, 16, 32, 48, 64, 96]
+    assert blocks(SMOLLM2, 1, 64) == [8, 12, 16, 24, 32, 48, 64]
+    assert [padded_blocks(TOY, n, 1, 3) for n in (1, 3, 5)] == [3, 3, 5]  # there is room for 3
+    assert {padded_prompts(TOY, n, 12) for n in range(1, 65)} == {32, 64}
+    assert [padded_prompts(SMOLLM2, n, 39) for n in (1, 2, 3, 5)] == [1, 2, 3, 6]
 
 
 def test_sizes_of_blocks_and_buckets():
