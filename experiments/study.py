@@ -181,9 +181,8 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
             by_seed[seed] = _taken(path, study)
     rest = [seed for seed in args.seeds if seed not in by_seed]
     with contextlib.ExitStack() as stack:
-        # Threads, as what is compiled for one seed serves the others.
-        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(args.jobs))
-        done = pool.map(functools.partial(_timed, study.run), rest)
+        over = map if args.jobs == 1 else stack.enter_context(_threads(args.jobs)).map
+        done = over(functools.partial(_timed, study.run), rest)
         for seed, (found, seconds) in zip(rest, done, strict=True):
             by_seed[seed] = {
                 "settings": study.settings,
@@ -221,6 +220,17 @@ def main(study: Study, argv: Sequence[str] | None = None) -> int:
         study.draw(axes, runs)
     print(verdict)
     return 0
+
+
+@contextlib.contextmanager
+def _threads(jobs: int) -> Iterator[concurrent.futures.Executor]:
+    """What is compiled for one seed serves the others; those that are not begun are given up with
+    one that fails."""
+    pool = concurrent.futures.ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _kept(folder: Path, seed: int) -> Path:

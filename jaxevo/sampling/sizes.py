@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from jaxevo.models import decoder
@@ -11,7 +12,7 @@ from jaxevo.sampling.slots import CHUNK
 BALANCE = 32  # products that take as long as reading a number, on two cores
 MOVE = 0.8  # of what a step costs: what it must come to for rows to move closer together
 LEAST_PROMPT = 128  # slots; shorter prompts are not worth programs of their own
-LEAST_ROWS = 8  # of a step: as it reads all weights, it takes fewer no less time
+LEAST_ROWS = 8  # of a step, where a call has several: reading all weights takes as long as ten
 LEAST_READ = 2**28  # products of a reading: fewer have no program of their own
 FINE_READ = 2**32  # products of a reading, from which on there are programs for 3·2ⁿ prompts, too
 FINE_STEP = 2**26  # and of a step, for 3·2ⁿ blocks
@@ -22,12 +23,6 @@ def padded_count(count: int, *, least: int = 1, fine: int = 1) -> int:
     power = next_power(max(count, least))
     between = 3 * power // 4
     return between if power >= 4 and max(count, least, fine) <= between else power
-
-
-def padded_blocks(config: decoder.DecoderConfig, count: int, b: int, most: int) -> int:
-    """`padded_count` of blocks of b rows that take steps together; no more than `most` for less."""
-    fine = FINE_STEP // (_weights(config) * b)
-    return max(min(padded_count(count, least=-(-LEAST_ROWS // b), fine=fine), most), count)
 
 
 def padded_prompts(config: decoder.DecoderConfig, count: int, slots: int) -> int:
@@ -57,37 +52,44 @@ def block_bytes(
     return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
 
 
-def narrowed(
-    config: decoder.DecoderConfig,
-    left: Sequence[Sequence[int]],
-    *,
-    b: int,
-    now: int,
-    most: int,
-    prompt_slots: int,
-) -> tuple[int, int]:
-    """Rows of a block and blocks of a lane for what is left: as they are, or much cheaper.
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Sizes of the programs with which the rows of one call take their steps.
 
-    Args:
-      config: of the model.
-      left: for each lane, the rows that go on, of each prompt.
-      b, now: rows of a block and blocks of a lane as they stand.
-      most: blocks of a lane that there is room for.
-      prompt_slots: of a block's prefix, which is read once in a step.
+    config: of the model. rows: of the call. prompt_slots: of a block's prefix. most: blocks that
+    there is room for.
     """
-    numbers = 2 * config.layers * config.kv_heads * config.head_dim * prompt_slots
-    prefix_cost = BALANCE * numbers / _weights(config)  # in what a row costs
 
-    def cost(shape: tuple[int, int]) -> float:
-        return shape[1] * (shape[0] + prefix_cost)
+    config: decoder.DecoderConfig
+    rows: int
+    prompt_slots: int
+    most: int
 
-    def blocks(size: int) -> int:
-        count = max(sum(-(-n // size) for n in lane) for lane in left)
-        return padded_blocks(config, count, size, most)
+    def blocks(self, count: int, b: int) -> int:
+        """`padded_count` of blocks of b rows; no more than there is room for, if that will do."""
+        least = 1 if self.rows == 1 else -(-LEAST_ROWS // b)
+        fine = FINE_STEP // (_weights(self.config) * b)
+        return max(min(padded_count(count, least=least, fine=fine), self.most), count)
 
-    shapes = [(size, blocks(size)) for size in sorted({b, max(b // 2, 1), 1})]
-    best = min(shapes, key=cost)
-    return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
+    def narrowed(self, left: Sequence[Sequence[int]], b: int, now: int) -> tuple[int, int]:
+        """Rows of a block and blocks of a lane for what is left: as they are, or much cheaper.
+
+        Args:
+          left: for each lane, the rows that go on, of each prompt.
+          b, now: rows of a block and blocks of a lane as they stand.
+        """
+        config = self.config
+        prefix = 2 * config.layers * config.kv_heads * config.head_dim * self.prompt_slots
+        prefix_cost = BALANCE * prefix / _weights(config)  # once in a step, in what a row costs
+
+        def cost(shape: tuple[int, int]) -> float:
+            return shape[1] * (shape[0] + prefix_cost)
+
+        def sized(size: int) -> tuple[int, int]:
+            return size, self.blocks(max(sum(-(-n // size) for n in lane) for lane in left), size)
+
+        best = min(map(sized, sorted({b, max(b // 2, 1), 1})), key=cost)
+        return best if cost(best) <= MOVE * cost((b, now)) else (b, now)
 
 
 def _weights(config: decoder.DecoderConfig) -> int:
@@ -116,4 +118,5 @@ def cache_need(
     b, slots = block_rows(samples), prompt_bucket(prompt_slots, prompt_slots)
     each = block_bytes(config, itemsize, b, slots, new_tokens)
     fitting = most_blocks(most, each)
-    return each * padded_blocks(config, min(prompts * -(-samples // b), fitting), b, fitting)
+    steps = Steps(config, prompts * samples, slots, fitting)
+    return each * steps.blocks(min(prompts * -(-samples // b), fitting), b)

@@ -21,11 +21,10 @@ from jaxevo.parallel.mesh import row_devices
 from jaxevo.sampling.conversations import Conversations, next_power
 from jaxevo.sampling.drawing import Ends, Rows, Sampling, Tokens
 from jaxevo.sampling.sizes import (
+    Steps,
     block_bytes,
     block_rows,
     most_blocks,
-    narrowed,
-    padded_blocks,
     padded_prompts,
     prompt_bucket,
 )
@@ -95,10 +94,9 @@ class Wave:
         self.b = block_rows(call.samples)  # of the blocks as they stand; fewer when few are left
         self.prompt_slots = prompt_bucket(max(map(len, call.prompts)), call.prompt_slots)
         itemsize = call.params["embed"].dtype.itemsize
-        self.most_blocks = most_blocks(
-            call.cache_bytes,
-            block_bytes(call.config, itemsize, self.b, self.prompt_slots, call.new_tokens),
-        )
+        block = block_bytes(call.config, itemsize, self.b, self.prompt_slots, call.new_tokens)
+        most = most_blocks(call.cache_bytes, block)
+        self.sizes = Steps(call.config, len(call.limit_N), self.prompt_slots, most)
 
         numbers: dict[bytes, int] = {}
         self.prompts: list[np.ndarray] = []  # each once
@@ -161,8 +159,7 @@ class Wave:
                 for lane in lanes
             ]
             each = [list(of_prompts.values()) for of_prompts in left]
-            sizes = {"b": self.b, "now": now, "most": self.most_blocks}
-            b, wanted = narrowed(self.call.config, each, **sizes, prompt_slots=self.prompt_slots)
+            b, wanted = self.sizes.narrowed(each, self.b, now)
         live = [list(self._regrouped(lane, b)) for lane in lanes]
         new = self._admitted([len(lane) for lane in live])
         together = [[*before, *later] for before, later in zip(live, new, strict=True)]
@@ -186,7 +183,7 @@ class Wave:
 
     def _padded(self, lanes: Lanes) -> int:
         """Blocks of each lane that there is a program for."""
-        return padded_blocks(self.call.config, max(map(len, lanes)), self.b, self.most_blocks)
+        return self.sizes.blocks(max(map(len, lanes)), self.b)
 
     def _per_lane(self, slots: Slots) -> int:
         """Blocks of each lane."""
@@ -208,7 +205,7 @@ class Wave:
     def _admitted(self, live: Sequence[int]) -> Lanes:
         """Blocks that move in beside the live ones of each lane: none, or a quarter of the places
         and more. Those of a prompt stand in one lane as far as that leaves all equally full."""
-        new, most = self._no_blocks(), self.lanes * self.most_blocks
+        new, most = self._no_blocks(), self.lanes * self.sizes.most
         room = min(most - sum(live), len(self.waiting))
         if any(live) and 4 * room < min(most, len(self.waiting)):
             return new

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 
@@ -24,6 +25,8 @@ def study(module, asked):
         asked.append(seed)
         if seed == 3 and asked.count(3) == 1:
             raise KeyboardInterrupt
+        if seed > 8:
+            time.sleep(0.02)
         return [{"arm": "own", "seed": seed, "score": seed / 10}]
 
     return module.Study(
@@ -64,3 +67,18 @@ def test_what_other_settings_left_is_refused(module, study, tmp_path):
 def test_lower_bound_is_students(module):
     # Mean 2, s = 1, n = 3: 2 - 2.91999 / sqrt(3).
     assert module.lower_bound([1.0, 2.0, 3.0]) == pytest.approx(2 - 2.919986 / 3**0.5, abs=1e-5)
+
+
+def test_two_seeds_at_a_time_give_what_one_by_one_gives(module, study, asked, tmp_path):
+    whole = dataclasses.replace(study, seeds=(4, 5, 6, 7, 8))
+    for jobs in ("1", "2"):
+        module.main(whole, ["--out", str(tmp_path / f"{jobs}.json"), "--jobs", jobs])
+    one, two = (json.loads((tmp_path / f"{jobs}.json").read_text()) for jobs in ("1", "2"))
+    assert one["runs"] == two["runs"]
+    with pytest.raises(KeyboardInterrupt):
+        module.main(
+            dataclasses.replace(study, seeds=range(3, 60)),
+            ["--out", str(tmp_path / "broken.json"), "--jobs", "2"],
+        )
+    assert 59 not in asked  # what was not begun is not begun any more
+    assert not (tmp_path / "broken.json").exists()

@@ -15,9 +15,8 @@ from jaxevo.sampling.drawing import draw_token
 from jaxevo.sampling.sampler import Sampling, publish
 from jaxevo.sampling.sizes import (
     LEAST_ROWS,
+    Steps,
     block_rows,
-    narrowed,
-    padded_blocks,
     padded_prompts,
     prompt_bucket,
 )
@@ -195,9 +194,8 @@ def test_a_second_wave_and_other_weights_compile_nothing(model):
 
 
 def test_rows_that_are_left_move_closer_where_that_is_much_cheaper():
-    def left(*counts, b=4, now=16, config=TOY, prompt_slots=16, most=64):
-        sizes = {"b": b, "now": now, "most": most, "prompt_slots": prompt_slots}
-        return narrowed(config, [counts], **sizes)
+    def left(*counts, now=16, config=TOY, prompt_slots=16, most=64):
+        return Steps(config, 64, prompt_slots, most).narrowed([counts], b=4, now=now)
 
     assert left(*[4] * 16) == (4, 16)
     assert left(*[4] * 15, 3) == (4, 16)  # one of 64 places is free
@@ -215,12 +213,14 @@ def test_programs_have_few_sizes():
     """Small ones are alike; of a large model, or many rows, none wastes more than a third."""
 
     def blocks(config, b, most):
-        return sorted({padded_blocks(config, n, b, most) for n in range(1, most + 1)})
+        steps = Steps(config, 512, 16, most)
+        return sorted({steps.blocks(n, b) for n in range(1, most + 1)})
 
     assert blocks(TOY, 1, 512) == [8, 16, 32, 64, 128, 192, 256, 384, 512]
     assert blocks(TOY, 4, 96) == [2, 4, 8, 16, 32, 48, 64, 96]
     assert blocks(SMOLLM2, 1, 64) == [8, 12, 16, 24, 32, 48, 64]
-    assert [padded_blocks(TOY, n, 1, 3) for n in (1, 3, 5)] == [3, 3, 5]  # there is room for 3
+    assert [Steps(TOY, 5, 16, 3).blocks(n, 1) for n in (1, 3, 5)] == [3, 3, 5]  # room for 3
+    assert Steps(SMOLLM2, 1, 16, 64).blocks(1, 1) == 1  # a call of one row
     assert {padded_prompts(TOY, n, 12) for n in range(1, 65)} == {32, 64}
     assert [padded_prompts(SMOLLM2, n, 39) for n in (1, 2, 3, 5)] == [1, 2, 3, 6]
 
