@@ -53,7 +53,7 @@ ADAPTERS = 0x6C6F7261  # folded into the run's key for the adapters' first value
 HEADS = 0x686561  # folded into the run's key for what parameter sets add to the model
 RUNGS = 13  # shapes of an update: 2^(-k/4) of the worst case, down to an eighth
 WIDEST_PAIR = 512  # slots of a packed row up to which two groups share it: attention is quadratic
-LEAST_SAVED = 2e9  # FLOPs of an update: what a shape must save over the next to be compiled for it
+LEAST_SAVED = 1e9  # FLOPs of an update: what a shape must save over the next to be compiled for it
 PAIR = 3.0  # seconds of a FLOP of dense attention over those of a layer's products, on two cores
 PROBED = 4096  # problems whose prompts are measured to declare the prompt shape
 
