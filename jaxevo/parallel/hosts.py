@@ -138,7 +138,8 @@ def watched(what: str, *, seconds: float = PATIENCE) -> Iterator[None]:
     late = threading.Timer(seconds, lambda: sys.stderr.write(line))
     late.daemon = True
     late.start()
-    faulthandler.dump_traceback_later(seconds, repeat=True, file=sys.stderr)  # without Python
+    # Without Python, and so without its lock: a moment later, when the timer's thread has ended.
+    faulthandler.dump_traceback_later(seconds + 0.3, repeat=True, file=sys.stderr)
     try:
         yield
     finally:
