@@ -48,8 +48,7 @@ def block_bytes(
     config: decoder.DecoderConfig, itemsize: int, b: int, prompt_slots: int, new_tokens: int
 ) -> int:
     """Keys and values of a block whose rows have their longest answers."""
-    per_slot = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
-    return per_slot * (prompt_slots + b * max(new_tokens - 1, 1))
+    return _kept(config) * itemsize * (prompt_slots + b * max(new_tokens - 1, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +77,8 @@ class Steps:
           left: for each lane, the rows that go on, of each prompt.
           b, now: rows of a block and blocks of a lane as they stand.
         """
-        config = self.config
-        prefix = 2 * config.layers * config.kv_heads * config.head_dim * self.prompt_slots
-        prefix_cost = BALANCE * prefix / _weights(config)  # once in a step, in what a row costs
+        prefix = _kept(self.config) * self.prompt_slots  # is read once in a step
+        prefix_cost = BALANCE * prefix / _weights(self.config)  # in what a row costs
 
         def cost(shape: tuple[int, int]) -> float:
             return shape[1] * (shape[0] + prefix_cost)
@@ -95,6 +93,11 @@ class Steps:
 def _weights(config: decoder.DecoderConfig) -> int:
     """Of the products of a token."""
     return config.layers * config.layer_weights + config.width * config.vocab_size
+
+
+def _kept(config: decoder.DecoderConfig) -> int:
+    """Numbers in the keys and values of a token."""
+    return 2 * config.layers * config.kv_heads * config.head_dim
 
 
 def most_blocks(cache_bytes: int, block_bytes: int) -> int:

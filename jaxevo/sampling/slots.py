@@ -102,7 +102,7 @@ def read(
     cache, hidden_PD = _read(params, read_PS, length_P, shared, config=config, prefix=prefix)
     logits_PV = _logits(config, params, hidden_PD)
     cache = by_rows(cache, then="kv_heads")
-    return Prompts(cache, by_rows(jnp.asarray(length_P)), by_rows(logits_PV))
+    return Prompts(cache, by_rows(length_P), by_rows(logits_PV))
 
 
 @functools.partial(jax.jit, static_argnames=("lanes", "ring", "truncates", "greedy"))

@@ -331,9 +331,9 @@ class Wave:
             self.kept.shared_tokens += found
             self.kept.read_tokens += sum(len(self.prompts[n]) for n, _ in placed) - found
             if call.keep:
-                once = dict(placed)
-                ids = [self.prompts[number] for number in once]
-                self.kept.keep(ids, prompts.cache, list(once.values()))
+                once = dict(placed)  # of a prompt that stands in several lanes
+                asked = [self.prompts[number] for number in once]
+                self.kept.keep(asked, prompts.cache, list(once.values()))
         return prompts
 
     def _read_slots(self, prompt: int) -> int:
